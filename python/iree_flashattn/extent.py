@@ -1,0 +1,116 @@
+"""Sizes, strides and offsets: integer polynomials over SSA ``index`` values.
+
+An :class:`Extent` is static when it has no symbols. Two extents are equal exactly when their
+polynomials are, so ``L == S`` holds only where it is proven. Symbols are whatever identifies a
+run-time size (``ir.Value`` in the compiler, strings in tests); they must be hashable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from math import prod
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Extent:
+    """``sum(coefficient * product(symbols))``; immutable."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: Mapping[tuple[Hashable, ...], int] | int = 0) -> None:
+        if isinstance(terms, int):
+            terms = {(): terms}
+        self.terms: dict[tuple[Hashable, ...], int] = {k: v for k, v in terms.items() if v}
+
+    @staticmethod
+    def of(value: Extent | int) -> Extent:
+        return value if isinstance(value, Extent) else Extent(value)
+
+    @staticmethod
+    def symbol(value: Hashable) -> Extent:
+        return Extent({(value,): 1})
+
+    @property
+    def static(self) -> int | None:
+        """The value, or None where it is known only at run time."""
+        if not self.terms:
+            return 0
+        if len(self.terms) == 1 and () in self.terms:
+            return self.terms[()]
+        return None
+
+    def __int__(self) -> int:
+        value = self.static
+        if value is None:
+            raise ValueError(f"{self} is not static")
+        return value
+
+    def __add__(self, other: Extent | int) -> Extent:
+        terms = dict(self.terms)
+        for key, coefficient in Extent.of(other).terms.items():
+            terms[key] = terms.get(key, 0) + coefficient
+        return Extent(terms)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Extent:
+        return Extent({k: -v for k, v in self.terms.items()})
+
+    def __sub__(self, other: Extent | int) -> Extent:
+        return self + (-Extent.of(other))
+
+    def __rsub__(self, other: int) -> Extent:
+        return Extent.of(other) - self
+
+    def __mul__(self, other: Extent | int) -> Extent:
+        terms: dict[tuple[Hashable, ...], int] = {}
+        for a, ca in self.terms.items():
+            for b, cb in Extent.of(other).terms.items():
+                key = tuple(sorted(a + b, key=hash))
+                terms[key] = terms.get(key, 0) + ca * cb
+        return Extent(terms)
+
+    __rmul__ = __mul__
+
+    def divided_by(self, other: Extent | int) -> Extent | None:
+        """The exact quotient by a single-term divisor, or None if there is none."""
+        other = Extent.of(other)
+        if len(other.terms) != 1:
+            return Extent(1) if self == other and self.terms else None
+        ((symbols, divisor),) = other.terms.items()
+        terms = {}
+        for key, coefficient in self.terms.items():
+            rest = list(key)
+            for symbol in symbols:
+                if symbol not in rest:
+                    return None
+                rest.remove(symbol)
+            if coefficient % divisor:
+                return None
+            terms[tuple(rest)] = coefficient // divisor
+        return Extent(terms)
+
+    def evaluate(self, value_of: Callable[[Hashable], T], one: T | int = 1) -> Any:
+        """The polynomial in the ring of ``value_of``'s results (ints in tests)."""
+        return sum(c * prod((value_of(s) for s in key), start=one) for key, c in self.terms.items())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int):
+            other = Extent(other)
+        return isinstance(other, Extent) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.terms.items()))
+
+    def __repr__(self) -> str:
+        if self.static is not None:
+            return str(self.static)
+        parts = []
+        for key, coefficient in self.terms.items():
+            factors = ["?" if not isinstance(s, str) else s for s in key]
+            if coefficient != 1 or not factors:
+                factors.insert(0, str(coefficient))
+            parts.append("*".join(factors))
+        return " + ".join(parts)

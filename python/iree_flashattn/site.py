@@ -1,0 +1,84 @@
+"""One description of an attention site: what raising makes, and choosing and emitting read.
+
+    S = scale * Q Kᵀ;  S = softcap * tanh(S / softcap);  S += bias;  S = fill where masked
+    P = softmax(S | sinks)  over the keys
+    O = P V
+
+Sizes: ``batch``, ``heads`` (query heads), ``kv_heads``, ``q_len``, ``kv_len``, ``dk``, ``dv``.
+Query head h reads kv head ``h // (heads // kv_heads)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from .extent import Extent
+
+if TYPE_CHECKING:
+    from iree.compiler import ir
+
+ElementType = Literal["f32", "f16", "bf16", "i1", "i8"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A strided window into the row-major buffer of a tensor value; elements, not bytes.
+
+    ``strides`` belong to (batch, head, row, column): row is a query for Q, O, mask and bias and a
+    key for K and V; column is the head dim for Q, K, V, O and the key for mask and bias. A stride
+    of 0 broadcasts. For a result, ``value`` is the tensor value that the dispatch's result
+    replaces, and the view says where O's elements lie in it.
+    """
+
+    value: ir.Value
+    dtype: ElementType
+    strides: tuple[Extent, Extent, Extent, Extent]
+    offset: Extent = field(default_factory=Extent)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Elements with ``lo <= key - query <= hi`` attend; None leaves that side open.
+
+    Causal, top-left aligned: ``hi = 0``; bottom-right: ``hi = kv_len - q_len``; a sliding window of
+    w keys besides: ``lo = hi - w + 1``. A bound may be an ``Extent`` over run-time sizes.
+    """
+
+    lo: Extent | None = None
+    hi: Extent | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.lo is None and self.hi is None
+
+
+@dataclass
+class AttentionSite:
+    anchor: ir.Operation  # the dispatch goes right before it; every operand dominates it
+    location: str
+    q: View
+    k: View
+    v: View
+    out: View
+    batch: Extent
+    heads: Extent
+    kv_heads: Extent
+    q_len: Extent
+    kv_len: Extent
+    dk: Extent
+    dv: Extent
+    scale: float | ir.Value = 1.0  # an SSA value is a scalar f32
+    softcap: float | None = None
+    band: Band = Band()
+    mask: View | None = None  # i1 or i8
+    mask_drops: bool = False  # True: nonzero excludes; False: nonzero attends
+    bias: View | None = None
+    bias_after_fill: bool = False
+    fill: float = -math.inf
+    sinks: View | None = None  # f32, strides (0, head stride, 0, 0)
+    empty_row: Literal["zero", "nan"] = "zero"  # a row whose scores are all -inf
+    weights: View | None = None  # the normalised P as a second result, dense (b, h, q, key)
+    spelling: str = ""  # which rule raised it, for the report
+    dynamic: bool = False  # any extent known only at run time
