@@ -1,0 +1,91 @@
+"""No kernel reads or writes outside its buffers: proven at compile time or checked at run time.
+
+Where the last element that a view reaches is not provably inside its tensor, the program compares
+the two on the host before the dispatch and stops with a message that names the operand.
+"""
+
+from __future__ import annotations
+
+from iree.compiler import ir
+from iree.compiler.dialects import arith, cf
+
+from ..choosing.demands import operands
+from ..extent import Extent
+from ..site import AttentionSite, View
+from .builder import Builder
+
+_MAX_ELEMENTS = 2**32 - 1
+
+
+def outside(site: AttentionSite) -> tuple[str, str] | None:
+    """(reason, offending value) if a view leaves its tensor whatever happens at run time."""
+    for name, view, sizes in _views(site):
+        need, have = _reach(view, sizes).static, _static_elements(view.value)
+        if need is not None and have is not None and need > have:
+            return f"{name} would be read outside of its tensor", f"element {need - 1} of {have}"
+    return None
+
+
+def check(site: AttentionSite, build: Builder) -> None:
+    """Emits the comparisons that cannot be decided now."""
+    for name, view, sizes in _views(site):
+        reach, have = _reach(view, sizes), _static_elements(view.value)
+        if have is not None:
+            if reach.static is not None:
+                continue
+            limit = build.index(have)
+        else:
+            limit = _elements(view.value, build)
+            _require(build, limit, build.index(_MAX_ELEMENTS), _too_large(name))
+        if any(size.static == 0 for size in sizes):
+            continue
+        _require(build, build.extent(reach), limit, _too_small(name))
+
+
+def _too_large(name: str) -> str:
+    return f"iree-flashattn: {name} has more than 2^32 - 1 elements"
+
+
+def _too_small(name: str) -> str:
+    return f"iree-flashattn: {name} is smaller than the attention's sizes say"
+
+
+def _require(build: Builder, low: ir.Value, high: ir.Value, message: str) -> None:
+    """Asserts low <= high (signed: a reach with a size of zero is negative and passes)."""
+    kind = ir.IntegerAttr.get(ir.IntegerType.get_signless(64, build.context), 3)  # sle
+    fits = arith.CmpIOp(kind, low, high, loc=build.location, ip=build.point).result
+    cf.AssertOp(fits, message, loc=build.location, ip=build.point)
+
+
+def _views(site: AttentionSite) -> list[tuple[str, View, tuple[Extent, ...]]]:
+    found = []
+    for name, (view, rows, columns) in operands(site).items():
+        heads = site.kv_heads if name in ("K", "V") else site.heads
+        if view.value is not None:
+            found.append((name, view, (site.batch, heads, rows, columns)))
+    return found
+
+
+def _reach(view: View, sizes: tuple[Extent, ...]) -> Extent:
+    """One past the last element: offset + sum of (size - 1) * stride + 1."""
+    last = view.offset
+    for size, stride in zip(sizes, view.strides, strict=True):
+        last = last + (size - 1) * stride
+    return last + 1
+
+
+def _static_elements(value: ir.Value) -> int | None:
+    shape = ir.RankedTensorType(value.type)
+    if not shape.has_static_shape:
+        return None
+    count = 1
+    for size in shape.shape:
+        count *= size
+    return count
+
+
+def _elements(value: ir.Value, build: Builder) -> ir.Value:
+    total = build.index(1)
+    for axis in range(ir.RankedTensorType(value.type).rank):
+        total = build.binary(arith.MulIOp, total, build.dim(value, axis))
+    return total

@@ -1,0 +1,144 @@
+"""Emit one site: the dispatch in front of its anchor, and its value in place of the old one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iree.compiler import ir
+
+from ..choosing import Choice
+from ..choosing.demands import element_of
+from ..extent import Extent
+from ..site import AttentionSite
+from ..target import Target, affinity_of
+from .bounds import check
+from .builder import Builder
+from .casts import element_type, unify, with_element
+from .executables import Executables, Placed
+from .interface import WORKLOAD
+from .shapes import dynamic_sizes
+from .words import words
+
+
+@dataclass(frozen=True)
+class Result:
+    """Type and run-time sizes of one result of a dispatch."""
+
+    type: ir.Type
+    sizes: list[ir.Value]
+
+
+def emit(site: AttentionSite, choices: list[tuple[Target, Choice]], added: Executables) -> None:
+    """Replaces the site's value (and weights) by those of a dispatch of the chosen kernels.
+
+    ``choices`` holds one choice for each target the site may run on; all have the same split.
+    Raises ``UnknownShapeError`` before anything is changed.
+    """
+    build = Builder(site.anchor)
+    results = [_result_like(site.out.value, build)]
+    if site.weights is not None:
+        results.append(_result_like(site.weights.value, build))
+
+    element = element_of(site)
+    assert element is not None  # choosing has seen to it
+    check(site, build)
+    site = unify(site, element, build)
+    results[0] = _with_element(results[0], element)
+    forward = [Placed(row, target) for target, choice in choices for row in choice.rows]
+    merge = [Placed(row, target) for target, choice in choices for row in choice.combine]
+    splits = choices[0][1].splits
+    constants = words(site, splits, build)
+    sizes = (site.q_len, site.heads, site.kv_heads, site.batch, Extent(splits))
+    workload = [build.extent(size) for size in sizes]
+    assert len(workload) == len(WORKLOAD)
+
+    operands = _operands(site)
+    if merge:
+        entry = added.entry_points(forward)
+        partial = _dispatch(
+            entry, workload, constants, operands, _partials(site, splits, build), site, build
+        )
+        merged = [*partial, operands[-1]]
+        entry = added.entry_points(merge)
+        values = _dispatch(entry, workload, constants, merged, results, site, build)
+    else:
+        entry = added.entry_points(forward, site.weights is not None)
+        values = _dispatch(entry, workload, constants, operands, results, site, build)
+
+    old = site.out.value
+    old.replace_all_uses_with(_like(values[0], old.type, build))
+    if site.weights is not None:
+        old = site.weights.value
+        old.replace_all_uses_with(_like(values[1], old.type, build))
+
+
+def _operands(site: AttentionSite) -> list[ir.Value]:
+    """Q, K, V, mask, bias, sinks; Q stands in for what the site does not have."""
+    optional = (site.mask, site.bias, site.sinks)
+    present = [site.q.value, site.k.value, site.v.value]
+    return present + [site.q.value if view is None else view.value for view in optional]
+
+
+def _partials(site: AttentionSite, splits: int, build: Builder) -> list[Result]:
+    """PARTIAL_O f32[splits, batch, heads, q_len, dv] and PARTIAL_ML f32[…, 2]."""
+    found = []
+    for last in (site.dv, Extent(2)):
+        shape = [Extent(splits), site.batch, site.heads, site.q_len, last]
+        dynamic = ir.ShapedType.get_dynamic_size()
+        sizes = [dynamic if s.static is None else s.static for s in shape]
+        f32 = ir.F32Type.get(build.context)
+        kind = ir.RankedTensorType.get(sizes, f32, loc=build.location)
+        found.append(Result(kind, [build.extent(s) for s in shape if s.static is None]))
+    return found
+
+
+def _dispatch(
+    entry_points: ir.ArrayAttr,
+    workload: list[ir.Value],
+    constants: list[ir.Value],
+    tensors: list[ir.Value],
+    results: list[Result],
+    site: AttentionSite,
+    build: Builder,
+) -> list[ir.Value]:
+    argument_dims = []
+    for value in tensors:
+        kind = ir.RankedTensorType(value.type)
+        axes = range(kind.rank)
+        argument_dims += [build.dim(value, axis) for axis in axes if kind.is_dynamic_dim(axis)]
+    result_dims = [size for result in results for size in result.sizes]
+    groups = [workload, [*constants, *tensors], argument_dims, result_dims]
+    attributes = {
+        "entry_points": entry_points,
+        "operandSegmentSizes": ir.DenseI32ArrayAttr.get([len(g) for g in groups], build.context),
+    }
+    affinity = affinity_of(site.anchor)
+    if affinity is not None:
+        attributes["stream.affinity"] = affinity
+    operation = ir.Operation.create(
+        "flow.dispatch",
+        results=[result.type for result in results],
+        operands=[value for group in groups for value in group],
+        attributes=attributes,
+        loc=build.location,
+        ip=build.point,
+    )
+    return list(operation.results)
+
+
+def _result_like(value: ir.Value, build: Builder) -> Result:
+    return Result(value.type, dynamic_sizes(value, build))
+
+
+def _with_element(result: Result, element: str) -> Result:
+    kind = ir.RankedTensorType(result.type)
+    if str(kind.element_type) == element:
+        return result
+    wanted = element_type(element, kind.context)
+    loc = ir.Location.unknown(kind.context)
+    return Result(ir.RankedTensorType.get(kind.shape, wanted, loc=loc), result.sizes)
+
+
+def _like(value: ir.Value, kind: ir.Type, build: Builder) -> ir.Value:
+    """The value in the old one's type: the dispatch's element may be wider than the result's."""
+    return with_element(value, str(ir.RankedTensorType(kind).element_type), build)

@@ -1,0 +1,22 @@
+"""Why a site is left to the stock compiler: the one shape of every "no"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """``rule`` refused the candidate at ``location``; ``subject`` is the op or value at fault.
+
+    ``reason`` is a sentence for the user: what is there, what would be served, the way out.
+    """
+
+    location: str
+    rule: str
+    reason: str
+    subject: str = ""
+    spelling: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.reason}" + (f" [{self.subject}]" if self.subject else "")

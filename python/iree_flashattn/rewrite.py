@@ -1,0 +1,102 @@
+"""The whole pattern over one module: raise, choose, emit; in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import report as reporting
+from .choosing import Choice, Options, choose
+from .emitting import Executables, emit
+from .emitting.bounds import outside
+from .emitting.cleanup import erase_dead
+from .emitting.shapes import UnknownShapeError
+from .refusal import Refusal
+from .report import Report, SiteReport, UserError
+from .site import AttentionSite
+from .target import Devices, Target
+
+if TYPE_CHECKING:
+    from iree.compiler import ir
+
+
+def rewrite_module(module: ir.Module, options: Options | None = None) -> Report:
+    """Substitutes every attention site that kernels serve and returns what was done.
+
+    ``module`` is at the end of the preprocessing phase. It is untouched where nothing matches.
+    Options come from the environment if none are given. Writes the report file and raises
+    ``UserError`` as the options say.
+    """
+    from .raising import raise_sites
+
+    if options is None:
+        try:
+            options = Options.from_environment()
+        except ValueError as error:
+            raise UserError(f"iree-flashattn: {error}") from error
+    return substitute(module, raise_sites(module), options)
+
+
+def substitute(
+    module: ir.Module, candidates: list[AttentionSite | Refusal], options: Options
+) -> Report:
+    """Choose and emit for candidates that were raised from ``module``."""
+    devices = Devices(module)
+    executables = Executables(module, options)
+    done = Report()
+    replaced: list[ir.Value] = []
+    for candidate in candidates:
+        if isinstance(candidate, Refusal):
+            done.sites.append(reporting.of_refusal(candidate))
+            continue
+        # The description is taken first: emitting replaces values that it reads.
+        served = SiteReport(candidate.location, True, spelling=candidate.spelling)
+        served.description = reporting.describe(candidate)
+        answer = _serve(candidate, devices, executables, options)
+        if isinstance(answer, Refusal):
+            done.sites.append(reporting.of_refusal(answer, candidate))
+        else:
+            served.kernel = answer[0][1].name
+            served.trail = [line for _, choice in answer for line in choice.trail]
+            done.sites.append(served)
+            replaced += [view.value for view in (candidate.out, candidate.weights) if view]
+    erase_dead(replaced)
+    if options.report:
+        done.write(options.report)
+    if options.strict:
+        done.require_all()
+    return done
+
+
+def _serve(
+    site: AttentionSite, devices: Devices, executables: Executables, options: Options
+) -> list[tuple[Target, Choice]] | Refusal:
+    def refuse(rule: str, reason: str, subject: str = "") -> Refusal:
+        return Refusal(site.location, rule, reason, subject, site.spelling)
+
+    targets = devices.targets_at(site.anchor)
+    if not targets:
+        return refuse(
+            "target", "the module names no device; compile with --iree-hal-target-device="
+        )
+    if found := outside(site):
+        return refuse("emit.bounds", *found)
+    choices: list[tuple[Target, Choice]] = []
+    for target in targets:
+        choice = choose(site, target, options)
+        if isinstance(choice, Refusal):
+            return choice
+        choices.append((target, choice))
+    shapes = {(bool(choice.combine), choice.splits) for _, choice in choices}
+    if len(shapes) > 1:
+        return refuse(
+            "emit.variants",
+            "the site may run on several targets whose kernels split the keys differently;"
+            " place it on one device",
+            ", ".join(f"{target}: {choice.name}" for target, choice in choices),
+        )
+    try:
+        with site.anchor.context:
+            emit(site, choices, executables)
+    except UnknownShapeError as error:
+        return refuse("emit.shape", str(error))
+    return choices
