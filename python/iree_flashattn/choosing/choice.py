@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..catalog import KernelRow
+    from ..catalog import Kernel
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Choice:
     row, why better ones were passed over.
     """
 
-    rows: tuple[KernelRow, ...]
-    combine: tuple[KernelRow, ...] = ()
+    rows: tuple[Kernel, ...]
+    combine: tuple[Kernel, ...] = ()
     splits: int = 1
     trail: tuple[str, ...] = ()
 

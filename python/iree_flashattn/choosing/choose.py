@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .. import catalog
@@ -13,7 +16,7 @@ from .gate import stock_wins
 from .splitting import splits_for
 
 if TYPE_CHECKING:
-    from ..catalog import KernelRow
+    from ..catalog import Kernel
     from ..site import AttentionSite
     from ..target import Target
 
@@ -26,7 +29,7 @@ def choose(
     site: AttentionSite,
     target: Target,
     options: Options = Options(),
-    rows: Sequence[KernelRow] | None = None,
+    rows: Sequence[Kernel] | None = None,
 ) -> Choice | Refusal:
     """Kernels for ``site`` on ``target``; ``rows`` replaces the installed table in tests."""
 
@@ -38,50 +41,57 @@ def choose(
     if found := misfit(site):
         return refuse("choose.site", *found)
     if rows is None:
-        rows = catalog.rows(target.backend)
+        rows = catalog.kernels(target.backend)
     if not rows:
         return refuse("choose.table", "this installation has no kernels for the target", str(target))
 
     trail: list[str] = []
-    served: list[KernelRow] = []
-    for row in rows:
-        if row.role == "combine":
-            continue
-        why_not = unserved(row, site, target)
-        if why_not is None and row.role == "partial" and splits_for(site, row, target) < 2:
-            why_not = "enough work without splitting the keys"
-        if why_not is not None:
-            trail.append(f"{row.name}: {why_not}")
-            continue
-        if served and (row.role != served[0].role):
-            continue
-        served.append(row)
-        if not decided_at_run_time(row, target):
-            break
-    if not served:
+    forward = _first_serving(rows, "forward", site, target, trail)
+    partial = _first_serving(rows, "partial", site, target, trail)
+    splits = splits_for(site, partial[0], target) if partial else 1
+    if not forward and splits < 2:
         return refuse("choose.kernel", _closest(trail, rows, site, target), str(target))
-
-    choice = Choice(tuple(served), trail=tuple(trail))
-    if served[0].role == "partial":
+    if splits > 1:
         by_name = {row.name: row for row in rows}
-        merges = tuple(by_name[row.combine] for row in served)
-        choice = Choice(tuple(served), merges, splits_for(site, served[0], target), tuple(trail))
+        merges = tuple(by_name[row.combine] for row in partial if row.combine)
+        choice = Choice(tuple(partial), merges, splits, tuple(trail))
+    else:
+        choice = Choice(tuple(forward), trail=tuple(trail))
     if options.gate and (reason := stock_wins(site, target, choice)):
         return refuse("choose.gate", reason, choice.name)
     return choice
 
 
-def unserved(row: KernelRow, site: AttentionSite, target: Target) -> str | None:
+def _first_serving(
+    rows: Sequence[Kernel], role: str, site: AttentionSite, target: Target, trail: list[str]
+) -> list[Kernel]:
+    """The best row of the role, behind it further ones as long as the device may refuse one."""
+    served: list[Kernel] = []
+    for row in rows:
+        if row.role != role:
+            continue
+        if why_not := unserved(row, site, target):
+            trail.append(f"{row.name}: {why_not}")
+            continue
+        served.append(row)
+        if not decided_at_run_time(row, target):
+            break
+    return served
+
+
+def unserved(row: Kernel, site: AttentionSite, target: Target) -> str | None:
     """Why the row cannot serve the site on the target; None if it can."""
     if row.element != element_of(site):
         return f"computes in {row.element}, the site in {element_of(site)}"
     if missing := missing_on_target(row, target):
         return f"needs {missing}, which the target lacks"
+    if target.backend != "cpu" and "weights" in row.features and site.weights is None:
+        return "also writes the attention weights, which the site does not want"
     if lacking := sorted(demands(site) - row.features):
         return f"lacks {', '.join(lacking)}"
     if limit := _head_dim_limit(row, int(site.dk), int(site.dv)):
         return limit
-    low, high = row.min_rows, row.max_rows
+    low, high = row.rows_min, row.rows_max
     rows = site.q_len.static
     if low > 1 and (rows is None or rows < low):
         return f"is for {low} query rows or more, the site has {site.q_len}"
@@ -90,40 +100,52 @@ def unserved(row: KernelRow, site: AttentionSite, target: Target) -> str | None:
     return None
 
 
-def missing_on_target(row: KernelRow, target: Target) -> str:
+def missing_on_target(row: Kernel, target: Target) -> str:
     """What the row's condition asks for and the target does not have, or an empty string."""
     condition = row.target
     if target.backend == "cpu":
         if condition.get("arch") != target.arch:
             return f"arch {condition.get('arch')}"
         return ", ".join(f for f in condition.get("features", ()) if f not in target.features)
-    return ""
+    rules = _backend_rules(target)
+    return rules.missing(row, target) if rules is not None else ""
 
 
-def decided_at_run_time(row: KernelRow, target: Target) -> bool:
+def decided_at_run_time(row: Kernel, target: Target) -> bool:
     """Whether the device may still refuse the row, so that another one has to stand behind it."""
-    return False
+    rules = _backend_rules(target)
+    return rules is not None and rules.decided_at_run_time(row, target)
 
 
-def _head_dim_limit(row: KernelRow, dk: int, dv: int) -> str | None:
+def _backend_rules(target: Target) -> ModuleType | None:
+    """``choosing/<backend>.py``, which knows what the back end's table says of targets."""
+    if importlib.util.find_spec(f"{__package__}.{target.backend}") is None:
+        return None
+    return importlib.import_module(f".{target.backend}", __package__)
+
+
+def _head_dim_limit(row: Kernel, dk: int, dv: int) -> str | None:
     rule = row.head_dim
-    for name, size in (("dk", dk), ("dv", dv)):
-        if name in rule and size not in rule[name]:
-            return f"{name} {size} is not among {rule[name]}"
-        if "max" in rule and size > rule["max"]:
-            return f"{name} {size} is over {rule['max']}"
-        if size % rule.get("multiple_of", 1):
-            return f"{name} {size} is no multiple of {rule['multiple_of']}"
-    return None
+    if rule.serves(dk, dv):
+        return None
+    served = f"dk {list(rule.dk)}, dv {list(rule.dv or rule.dk)}" if rule.dk else ""
+    if rule.max is not None:
+        served = f"{served} up to {rule.max}".strip()
+    if rule.multiple_of > 1:
+        served += f" in multiples of {rule.multiple_of}"
+    return f"serves head dims {served}, the site has {dk} and {dv}"
 
 
-def _closest(trail: list[str], rows: Sequence, site: AttentionSite, target: Target) -> str:
+def _closest(trail: list[str], rows: Sequence[Kernel], site: AttentionSite, target: Target) -> str:
     """One sentence out of the trail: prefer rows that run on the target in this element type."""
     element = element_of(site)
     near = [
         line
-        for line, row in ((line, r) for line in trail for r in rows if line.startswith(r.name + ":"))
-        if row.element == element and not missing_on_target(row, target)
+        for line in trail
+        for row in rows
+        if line.startswith(f"{row.name}:")
+        and row.element == element
+        and not missing_on_target(row, target)
     ]
     if near:
         return f"no kernel serves it: {near[-1]}"

@@ -13,6 +13,7 @@ from ..choosing.demands import operands
 from ..extent import Extent
 from ..site import AttentionSite, View
 from .builder import Builder
+from .shapes import size
 
 _MAX_ELEMENTS = 2**32 - 1
 
@@ -35,9 +36,9 @@ def check(site: AttentionSite, build: Builder) -> None:
                 continue
             limit = build.index(have)
         else:
-            limit = _elements(view.value, build)
+            limit = _elements(view.value, name == "O", build)
             _require(build, limit, build.index(_MAX_ELEMENTS), _too_large(name))
-        if any(size.static == 0 for size in sizes):
+        if any(extent.static == 0 for extent in sizes):
             continue
         _require(build, build.extent(reach), limit, _too_small(name))
 
@@ -69,8 +70,8 @@ def _views(site: AttentionSite) -> list[tuple[str, View, tuple[Extent, ...]]]:
 def _reach(view: View, sizes: tuple[Extent, ...]) -> Extent:
     """One past the last element: offset + sum of (size - 1) * stride + 1."""
     last = view.offset
-    for size, stride in zip(sizes, view.strides, strict=True):
-        last = last + (size - 1) * stride
+    for extent, stride in zip(sizes, view.strides, strict=True):
+        last = last + (extent - 1) * stride
     return last + 1
 
 
@@ -84,8 +85,9 @@ def _static_elements(value: ir.Value) -> int | None:
     return count
 
 
-def _elements(value: ir.Value, build: Builder) -> ir.Value:
+def _elements(value: ir.Value, is_result: bool, build: Builder) -> ir.Value:
     total = build.index(1)
     for axis in range(ir.RankedTensorType(value.type).rank):
-        total = build.binary(arith.MulIOp, total, build.dim(value, axis))
+        extent = size(value, axis, build) if is_result else build.dim(value, axis)
+        total = build.binary(arith.MulIOp, total, extent)
     return total

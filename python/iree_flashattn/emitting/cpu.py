@@ -15,7 +15,7 @@ from ..target import Target
 from .interface import Interface, count_arguments, grid_region
 
 if TYPE_CHECKING:
-    from ..catalog import KernelRow
+    from ..catalog import Kernel
 
 # Kernel parameters that are bindings, by role, in the order of the C signature
 # (q, k, v, mask, bias, sinks, o, weights); None repeats the first binding, unread.
@@ -36,13 +36,13 @@ _PARAMETERS: dict[str, tuple[str | None, ...]] = {
 
 
 def variant(
-    row: KernelRow, target: Target, interface: Interface, symbol: str, options: Options
+    row: Kernel, target: Target, interface: Interface, symbol: str, options: Options
 ) -> str:
     """The ``hal.executable.variant`` op, with the export and the shim, as text."""
     if options.cpu_link == "plugin":
         objects, linkage = "", "hal.import.cconv = 1 : i32"
     else:
-        path = resources.kernel_file("cpu", row.artefact)
+        path = resources.kernel_file("cpu", f"{row.name}.o")
         objects = f' objects([#hal.executable.object<{{path = "{path}"}}>])'
         linkage = "hal.import.static"
     layout = interface.layout
@@ -62,22 +62,22 @@ hal.executable.variant public @{symbol} target({target.attribute}){objects} {{
 }}"""
 
 
-def export_name(row: KernelRow) -> str:
+def export_name(row: Kernel) -> str:
     """The dispatch function; the kernel itself has the row's name."""
     return f"{row.name}_dispatch"
 
 
-def _scratch_type(row: KernelRow) -> str:
+def _scratch_type(row: Kernel) -> str:
     return f"memref<{max(row.scratch_bytes, 64)}xi8, #iree_codegen.workgroup_local>"
 
 
-def _signature(row: KernelRow) -> str:
+def _signature(row: Kernel) -> str:
     pointers = ["memref<i8>"] * 8
     others = [f"memref<{WORD_COUNT}xi32>", "i32", "i32", "i32", _scratch_type(row)]
     return f"({', '.join(pointers + others)})"
 
 
-def _shim(row: KernelRow, interface: Interface) -> str:
+def _shim(row: Kernel, interface: Interface) -> str:
     lines = ["%zero = arith.constant 0 : index"]
     lines.append(f"%words = memref.alloca() : memref<{WORD_COUNT}xi32>")
     layout = interface.layout

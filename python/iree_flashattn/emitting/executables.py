@@ -14,7 +14,7 @@ from ..target import Target
 from .interface import Interface, interface
 
 if TYPE_CHECKING:
-    from ..catalog import KernelRow
+    from ..catalog import Kernel
 
 
 class BackendModule(Protocol):
@@ -22,7 +22,7 @@ class BackendModule(Protocol):
 
     def variant(
         self,
-        row: KernelRow,
+        row: Kernel,
         target: Target,
         interface: Interface,
         symbol: str,
@@ -31,7 +31,7 @@ class BackendModule(Protocol):
         """The text of a ``hal.executable.variant`` named ``symbol``, its condition included."""
         ...
 
-    def export_name(self, row: KernelRow) -> str:
+    def export_name(self, row: Kernel) -> str:
         """The symbol of the export inside the variant."""
         ...
 
@@ -40,7 +40,7 @@ class BackendModule(Protocol):
 class Placed:
     """A kernel on the target that it was chosen for."""
 
-    row: KernelRow
+    row: Kernel
     target: Target
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..abi import BINDING, WORD_COUNT
 
 if TYPE_CHECKING:
-    from ..catalog import KernelRow
+    from ..catalog import Kernel
 
 # Of flow.dispatch, in this order; each variant computes its own grid from them.
 WORKLOAD = ("q_len", "heads", "kv_heads", "batch", "splits")
@@ -47,7 +47,7 @@ def interface(role: str, with_weights: bool) -> Interface:
     raise ValueError(f"role {role!r} is not forward, partial or combine")
 
 
-def grid_region(row: KernelRow) -> str:
+def grid_region(row: Kernel) -> str:
     """The body of ``count(…) -> (index, index, index) {…}`` for the row's grid expressions."""
     lines = [f"%tile = arith.constant {row.q_tile} : index"]
     used = " ".join(row.grid)
