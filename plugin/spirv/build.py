@@ -1,0 +1,82 @@
+"""Compiles the Vulkan kernels: ``python plugin/spirv/build.py --out DIR [--only SUBSTRING]``.
+
+Writes DIR/<name>.spv, a SPIR-V module with one entry point of the row's name, for every row of
+kernels.toml. Without a shader compiler it writes nothing, says what is missing and ends with
+status 0: a package without Vulkan kernels is a package (``--require`` makes that an error).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import slangc
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def _catalog():
+    """The catalog module, without importing its package (the build has no IREE)."""
+    path = ROOT / "python" / "iree_flashattn" / "catalog.py"
+    spec = importlib.util.spec_from_file_location("flashattn_catalog", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def compiler_arguments(kernel) -> list[str]:
+    """slangc's command line for one row. SPIR-V 1.5 is what Vulkan 1.2 takes."""
+    defines = {
+        "FA_ENTRY": kernel.name,
+        f"FA_{kernel.element.upper()}": "1",
+        f"FA_ROLE_{kernel.role.upper()}": "1",
+        "FA_Q_TILE": str(kernel.q_tile),
+        "FA_KV_TILE": str(kernel.kv_tile),
+        "FA_HEAD_DIM": str(kernel.head_dim.max),
+        **dict((d.split("=", 1) + ["1"])[:2] for d in kernel.defines),
+    }
+    return [
+        *(str(HERE / kernel.source), "-I", str(ROOT / "plugin" / "abi"), "-I", str(HERE)),
+        *("-target", "spirv", "-profile", "spirv_1_5", "-O3", "-fvk-use-entrypoint-name"),
+        *("-entry", kernel.name, "-stage", "compute", "-warnings-disable", "39001"),
+        *(f"-D{name}={value}" for name, value in defines.items()),
+        *kernel.flags,
+    ]
+
+
+def build(kernel, out: Path) -> Path:
+    """Compiles and validates one row; returns the file. Raises RuntimeError naming the row."""
+    module = slangc.compile_shader(compiler_arguments(kernel))
+    if not slangc.is_valid(module):
+        raise RuntimeError(f"{kernel.name}: the SPIR-V validator refuses the module")
+    path = out / f"{kernel.name}.spv"
+    path.write_bytes(module)
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="directory for <name>.spv")
+    parser.add_argument("--only", default="", help="build only names with this substring")
+    parser.add_argument("--require", action="store_true", help="fail without a shader compiler")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        for kernel in _catalog().load_table("spirv", HERE / "kernels.toml"):
+            if options.only in kernel.name:
+                build(kernel, options.out)
+    except slangc.MissingCompilerError as missing:
+        print(f"iree-flashattn: {missing}", file=sys.stderr)
+        return 1 if options.require else 0
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
