@@ -1,0 +1,118 @@
+// From running sums to results: the epilogue of "forward", the results of "partial", "combine".
+#pragma once
+#include "forward.h"
+
+namespace {
+
+// What a row's output is multiplied by, given its maximum and sum; takes in the head's sink, a
+// score without a value.
+FA_INLINE float row_factor(const Problem &p, float max, float sum, int64_t head) {
+  float factor = 1.0f;
+  if (p.has(FA_FLAG_SINKS) && p.sinks[head] > -kInf) {
+    float sink = p.sinks[head], top = sink > max ? sink : max;
+    Vec moved = exp_nonpositive(splat(max - top)), extra = exp_nonpositive(splat(sink - top));
+    factor = moved[0];
+    sum = sum * factor + extra[0];
+  } else if (max == -kInf && sum == 0.0f) {
+    return p.kv_len > 0 && p.has(FA_FLAG_EMPTY_ROW_NAN) ? __builtin_nanf("") : 0.0f;
+  }
+  return factor / sum;
+}
+
+FA_INLINE void write_row(const Problem &p, const float *o, float factor, int64_t batch, int64_t head,
+                         int64_t query, Element *out) {
+  out += batch * p.os.batch + head * p.os.head;
+  if (p.has(FA_FLAG_O_TRANSPOSED)) {
+    for (int64_t c = 0; c < p.dv; ++c) narrow(out + query + c * p.os.row, o[c] * factor);
+    return;
+  }
+  out += query * p.os.row;
+  for (int64_t c = 0; c < p.dv; c += W) store_n(out + c, load(o + c) * splat(factor), p.dv - c);
+}
+
+inline void write_block(const Problem &p, const Block &b, float *factors, Element *out) {
+  for (int64_t i = 0; i < b.count; ++i) {
+    int64_t row = b.first + i, head = b.kv_head * p.group + row % p.group;
+    factors[i] = row_factor(p, b.max[i], reduce_sum(load(b.sum + i * W)), head);
+    write_row(p, b.o + i * b.o_step, factors[i], b.batch, head, row / p.group, out);
+    // The same factor normalises P, whose exponents are taken from the row's own maximum.
+  }
+}
+
+inline void write_weights(const Problem &p, const Block &b, const float *factors, Element *weights) {
+  const bool adjust = !p.plain_scores() || p.banded();
+  for (int64_t begin = 0; begin < p.kv_len; begin += b.kv_tile) {
+    int64_t keys = smaller(b.kv_tile, p.kv_len - begin);
+    pack_k(p, k_of(p, b), begin, keys, b.k);
+    for (int64_t g = 0; g < b.groups; ++g) {
+      Group group = group_of(b, g);
+      with_rows(group.count, [&](auto m) {
+        group_weights<m.value>(p, b, group, begin, keys, adjust, factors, weights);
+      });
+    }
+  }
+}
+
+inline void forward(const Problem &p, uint32_t x, uint32_t y, uint32_t z, void *o, void *weights,
+                    void *scratch) {
+  Block b = carve(p, scratch);
+  b.batch = z;
+  b.kv_head = y;
+  for_row_blocks(p, x, b, [&](const Block &block) {
+    attend(p, block, 0, p.kv_len);
+    write_block(p, block, block.sum, static_cast<Element *>(o));
+    if (p.has(FA_FLAG_WEIGHTS))
+      write_weights(p, block, block.sum, static_cast<Element *>(weights));
+  });
+}
+
+// Key range s of `splits`: equal parts, rounded up to panels. It depends on the shape alone, so a
+// result does not depend on how many workers there are.
+FA_INLINE int64_t split_begin(const Problem &p, int64_t s) {
+  int64_t each = round_up((p.kv_len + p.splits - 1) / p.splits, kPanel);
+  return smaller(s * each, p.kv_len);
+}
+
+// Results, in the order of the grid: o[batch][split][head][query][dv] and ml[…][2] =
+// (maximum in natural units, sum).
+inline void partial(const Problem &p, uint32_t x, uint32_t y, uint32_t z, float *o, float *ml,
+                    void *scratch) {
+  Block b = carve(p, scratch);
+  b.batch = z / p.splits;
+  b.kv_head = y;
+  const int64_t split = z % p.splits;
+  for_row_blocks(p, x, b, [&](const Block &block) {
+    attend(p, block, split_begin(p, split), split_begin(p, split + 1));
+    for (int64_t i = 0; i < block.count; ++i) {
+      int64_t row = block.first + i, head = block.kv_head * p.group + row % p.group;
+      int64_t at = (int64_t(z) * p.heads + head) * p.q_len + row / p.group;
+      for (int64_t c = 0; c < p.dv; c += W)
+        store_n(o + at * p.dv + c, load(block.o + i * block.o_step + c), p.dv - c);
+      ml[2 * at] = block.max[i];
+      ml[2 * at + 1] = reduce_sum(load(block.sum + i * W));
+    }
+  });
+}
+
+inline void combine(const Problem &p, const float *o, const float *ml, uint32_t x, uint32_t y,
+                    uint32_t z, void *out, void *scratch) {
+  const int64_t rows = p.q_len * p.group;
+  const int64_t first = int64_t(x) * kQTile, end = smaller(first + kQTile, rows);
+  float *sum_o = static_cast<float *>(scratch);  // dv floats, whole vectors
+  for (int64_t row = first; row < end; ++row) {
+    const int64_t head = y * p.group + row % p.group, query = row / p.group;
+    auto at = [&](int64_t s) { return ((z * p.splits + s) * p.heads + head) * p.q_len + query; };
+    float top = -kInf, sum = 0.0f;
+    for (int64_t s = 0; s < p.splits; ++s) top = ml[2 * at(s)] > top ? ml[2 * at(s)] : top;
+    for (int64_t c = 0; c < p.dv; c += W) store(sum_o + c, Vec{});
+    for (int64_t s = 0; s < p.splits; ++s) {
+      Vec moved = exp_nonpositive(splat(ml[2 * at(s)] - finite_max(top)));
+      sum += ml[2 * at(s) + 1] * moved[0];
+      for (int64_t c = 0; c < p.dv; c += W)
+        store(sum_o + c, fma(load_n(o + at(s) * p.dv + c, p.dv - c), moved, load(sum_o + c)));
+    }
+    write_row(p, sum_o, row_factor(p, top, sum, head), z, head, query, static_cast<Element *>(out));
+  }
+}
+
+}  // namespace

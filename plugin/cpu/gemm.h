@@ -1,0 +1,64 @@
+// The register tile that both matrix products are made of:
+//   C[M][N·W] (+)= A[M][k] · B[k][N·W],  B a packed panel whose rows are kPanel floats apart.
+#pragma once
+#include "simd.h"
+
+namespace {
+
+// A's element (row, k) lies at  row * kRowStep + k * kDepthStep;  both are compile-time constants,
+// so a tile needs one pointer for A however many rows it has. With kScale, C is read and multiplied
+// by factor[row] first (the rescaling of the online softmax); else it is only written.
+template <int M, int N, int kRowStep, int kDepthStep, bool kScale>
+inline __attribute__((noinline)) void tile(const float *a, const float *b, int64_t depth, float *c,
+                                           int64_t c_step, const float *factor) {
+  Vec acc[M][N];
+#pragma unroll
+  for (int i = 0; i < M; ++i)
+#pragma unroll
+    for (int j = 0; j < N; ++j)
+      acc[i][j] = kScale ? load(c + i * c_step + j * W) * splat(factor[i]) : Vec{};
+#pragma unroll 2
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec x[N];
+#pragma unroll
+    for (int j = 0; j < N; ++j) x[j] = load(b + j * W);
+#pragma unroll
+    for (int i = 0; i < M; ++i) {
+      Vec y = splat(a[i * kRowStep]);
+#pragma unroll
+      for (int j = 0; j < N; ++j) acc[i][j] = fma(y, x[j], acc[i][j]);
+    }
+    a += kDepthStep;
+    b += kPanel;
+  }
+#pragma unroll
+  for (int i = 0; i < M; ++i)
+#pragma unroll
+    for (int j = 0; j < N; ++j) store(c + i * c_step + j * W, acc[i][j]);
+}
+
+// S[M][keys] = Q·Kᵀ for whole panels of keys. Q of a group is packed [dk][M].
+template <int M>
+FA_INLINE void scores(const float *q, const float *k_panels, int64_t panels, int64_t dk, float *s) {
+  for (int64_t p = 0; p < panels; ++p)
+    tile<M, kVectors, 1, M, false>(q, k_panels + p * dk * kPanel, dk, s + p * kPanel, kKvTile,
+                                   nullptr);
+}
+
+// O[M][dv] = factor[M] * O + P·V for `keys` keys. V panels are [kv_rows][kPanel] each.
+template <int M>
+FA_INLINE void values(const float *p, const float *v_panels, int64_t kv_rows, int64_t keys,
+                      int64_t dv, float *o, int64_t o_step, const float *factor) {
+  for (int64_t column = 0; column < dv; column += kPanel) {
+    const float *b = v_panels + column * kv_rows;
+    if constexpr (kVectors == 2) {
+      if (dv - column <= W) {
+        tile<M, 1, kKvTile, 1, true>(p, b, keys, o + column, o_step, factor);
+        break;
+      }
+    }
+    tile<M, kVectors, kKvTile, 1, true>(p, b, keys, o + column, o_step, factor);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,239 @@
+// Vectors of W floats, for every instruction set: clang's vector extensions do the arithmetic, and
+// the few operations where an instruction set has something better are macros that its file sets.
+//
+// The including file defines
+//   FA_LANES    floats in a vector (W)
+//   FA_ROWS     rows of a register tile (at most W), FA_VECTORS vectors of a register tile
+#pragma once
+#include <stdint.h>
+
+namespace {
+
+#define FA_INLINE inline __attribute__((always_inline))
+
+constexpr int W = FA_LANES;
+constexpr int kRows = FA_ROWS;
+constexpr int kVectors = FA_VECTORS;
+constexpr int kPanel = kVectors * W;  // columns of a packed panel
+static_assert(kRows <= W, "packing Q stores whole vectors over rows of a group");
+
+typedef float Vec __attribute__((vector_size(W * 4)));
+typedef float VecU __attribute__((vector_size(W * 4), aligned(4)));
+typedef int32_t Int __attribute__((vector_size(W * 4)));
+typedef uint32_t UInt __attribute__((vector_size(W * 4)));
+typedef uint16_t Half __attribute__((vector_size(W * 2)));
+typedef uint16_t HalfU __attribute__((vector_size(W * 2), aligned(2)));
+typedef uint8_t BytesU __attribute__((vector_size(W), aligned(1)));
+
+struct f16 { uint16_t bits; };
+struct bf16 { uint16_t bits; };
+
+FA_INLINE Vec splat(float x) { return Vec{} + x; }
+FA_INLINE Int splat_i(int32_t x) { return Int{} + x; }
+FA_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(FA_NO_FMA)
+  return a * b + c;
+#else
+  return __builtin_elementwise_fma(a, b, c);
+#endif
+}
+// b where either is NaN, as the x86 instruction does.
+FA_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+FA_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+FA_INLINE Int lane_index() {
+  Int i;
+#pragma unroll
+  for (int j = 0; j < W; ++j) i[j] = j;
+  return i;
+}
+
+// ---- One element to and from f32 ----------------------------------------------------------------
+FA_INLINE float widen(float x) { return x; }
+FA_INLINE float widen(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
+FA_INLINE float widen(f16 x) {
+#if defined(FA_NATIVE_F16)
+  return float(__builtin_bit_cast(_Float16, x.bits));
+#else
+  // Shift the exponent up and let one exact multiplication by 2^112 rebias it (also subnormals).
+  uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff) << 13;
+  float scaled = __builtin_bit_cast(float, rest) * 0x1p112f;
+  uint32_t bits = __builtin_bit_cast(uint32_t, scaled);
+  if (rest >= 0x0f800000u) bits |= 0x7f800000u;  // inf and NaN
+  return __builtin_bit_cast(float, sign | bits);
+#endif
+}
+FA_INLINE void narrow(float *p, float x) { *p = x; }
+FA_INLINE void narrow(bf16 *p, float x) {
+  uint32_t bits = __builtin_bit_cast(uint32_t, x);
+  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
+  p->bits = x != x ? uint16_t((bits >> 16) | 0x40) : uint16_t(rounded);
+}
+FA_INLINE void narrow(f16 *p, float x) {
+#if defined(FA_NATIVE_F16)
+  p->bits = __builtin_bit_cast(uint16_t, _Float16(x));
+#else
+  uint32_t bits = __builtin_bit_cast(uint32_t, x), sign = (bits >> 16) & 0x8000;
+  bits &= 0x7fffffffu;
+  uint32_t half;
+  if (bits > 0x7f800000u) {
+    half = 0x7e00;  // NaN
+  } else if (bits >= 0x477ff000u) {
+    half = 0x7c00;  // 65520 and above round to infinity
+  } else if (bits < 0x38800000u) {
+    // Subnormal: adding 0.5 puts the last f16 bit at the last f32 bit, and the adder rounds.
+    float sum = __builtin_bit_cast(float, bits) + 0.5f;
+    half = __builtin_bit_cast(uint32_t, sum) - 0x3f000000u;
+  } else {
+    half = (bits - 0x38000000u + 0xfffu + ((bits >> 13) & 1)) >> 13;
+  }
+  p->bits = uint16_t(sign | half);
+#endif
+}
+
+// ---- Vectors to and from memory (any alignment) --------------------------------------------------
+FA_INLINE Vec load(const float *p) { return *reinterpret_cast<const VecU *>(p); }
+FA_INLINE void store(float *p, Vec x) { *reinterpret_cast<VecU *>(p) = x; }
+
+FA_INLINE Vec load(const bf16 *p) {
+  UInt bits = __builtin_convertvector(*reinterpret_cast<const HalfU *>(p), UInt) << 16;
+  return __builtin_bit_cast(Vec, bits);
+}
+FA_INLINE void store(bf16 *p, Vec x) {
+  UInt bits = __builtin_bit_cast(UInt, x);
+  UInt rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  UInt quiet = (bits >> 16) | 0x40u;
+  *reinterpret_cast<HalfU *>(p) = __builtin_convertvector(x != x ? quiet : rounded, Half);
+}
+#if defined(FA_NATIVE_F16)
+typedef _Float16 F16 __attribute__((vector_size(W * 2)));
+typedef _Float16 F16U __attribute__((vector_size(W * 2), aligned(2)));
+FA_INLINE Vec load(const f16 *p) {
+  return __builtin_convertvector(*reinterpret_cast<const F16U *>(p), Vec);
+}
+FA_INLINE void store(f16 *p, Vec x) {
+  *reinterpret_cast<F16U *>(p) = __builtin_convertvector(x, F16);
+}
+#else
+FA_INLINE Vec load(const f16 *p) {
+  Vec x;
+#pragma unroll
+  for (int j = 0; j < W; ++j) x[j] = widen(p[j]);
+  return x;
+}
+FA_INLINE void store(f16 *p, Vec x) {
+#pragma unroll
+  for (int j = 0; j < W; ++j) narrow(p + j, x[j]);
+}
+#endif
+
+// The first n lanes (0 <= n <= W); the others are 0, and their memory is not touched.
+template <class T>
+FA_INLINE Vec load_n(const T *p, int64_t n) {
+  if (n >= W) return load(p);
+  alignas(64) float lanes[W] = {};
+  for (int j = 0; j < W; ++j)
+    if (j < n) lanes[j] = widen(p[j]);
+  return load(lanes);
+}
+template <class T>
+FA_INLINE void store_n(T *p, Vec x, int64_t n) {
+  if (n >= W) return store(p, x);
+  for (int j = 0; j < W; ++j)
+    if (j < n) narrow(p + j, x[j]);
+}
+
+// ---- Reductions ----------------------------------------------------------------------------------
+template <int... I>
+struct Seq {};
+template <int N, int... I>
+struct MakeSeq : MakeSeq<N - 1, N - 1, I...> {};
+template <int... I>
+struct MakeSeq<0, I...> { using type = Seq<I...>; };
+using AllLanes = MakeSeq<W>::type;
+
+template <int Distance, int... I>
+FA_INLINE Vec rotate(Vec x, Seq<I...>) {
+  return __builtin_shufflevector(x, x, ((I + Distance) % W)...);
+}
+template <int Distance = W / 2>
+FA_INLINE float reduce_max(Vec x) {
+  if constexpr (Distance == 0) {
+    return x[0];
+  } else {
+    return reduce_max<Distance / 2>(max(x, rotate<Distance>(x, AllLanes{})));
+  }
+}
+template <int Distance = W / 2>
+FA_INLINE float reduce_sum(Vec x) {
+  if constexpr (Distance == 0) {
+    return x[0];
+  } else {
+    return reduce_sum<Distance / 2>(x + rotate<Distance>(x, AllLanes{}));
+  }
+}
+
+// ---- W x W transposition: log2(W) rounds of perfect shuffles of row i with row i + W/2 -----------
+template <bool High, int... I>
+FA_INLINE Vec interleave(Vec a, Vec b, Seq<I...>) {
+  return __builtin_shufflevector(a, b, (I / 2 + (High ? W / 2 : 0) + (I % 2) * W)...);
+}
+FA_INLINE void transpose(Vec (&x)[W]) {
+#pragma unroll
+  for (int round = 1; round < W; round *= 2) {
+    Vec y[W];
+#pragma unroll
+    for (int i = 0; i < W / 2; ++i) {
+      y[2 * i] = interleave<false>(x[i], x[i + W / 2], AllLanes{});
+      y[2 * i + 1] = interleave<true>(x[i], x[i + W / 2], AllLanes{});
+    }
+#pragma unroll
+    for (int i = 0; i < W; ++i) x[i] = y[i];
+  }
+}
+
+// ---- exp2 and tanh -------------------------------------------------------------------------------
+// 2^x for x <= 0 (also -inf, which gives 0, and NaN, which stays). The polynomial is a
+// minimax fit of degree 5 with constant term 1 on [-1/2, 1/2]: relative error 9.2e-8.
+FA_INLINE Vec exp2_poly(Vec f) {
+  Vec p = splat(1.32647261e-3f);
+  p = fma(p, f, splat(9.67151299e-3f));
+  p = fma(p, f, splat(5.55073358e-2f));
+  p = fma(p, f, splat(2.40222424e-1f));
+  p = fma(p, f, splat(6.93147004e-1f));
+  return fma(p, f, splat(1.0f));
+}
+#if !defined(FA_HAS_EXP2)
+FA_INLINE Vec exp2(Vec x) {
+  const Vec shift = splat(0x1.8p23f);
+  // Below -126 the result is 0: exact enough for a probability, and no subnormals arise. The
+  // comparison is false for NaN, which so goes through the polynomial.
+  Int tiny = x < splat(-126.0f);
+  Vec shifted = x + shift;
+  Vec f = x - (shifted - shift);
+  Int n = __builtin_bit_cast(Int, shifted) << 23;
+  Vec y = __builtin_bit_cast(Vec, __builtin_bit_cast(Int, exp2_poly(f)) + n);
+  Vec result = tiny ? splat(0.0f) : y;
+  return x != x ? x : result;
+}
+#endif
+
+// e^x for x <= 0, by way of exp2.
+FA_INLINE Vec exp_nonpositive(Vec x) { return exp2(x * splat(1.44269504088896340736f)); }
+
+// tanh: odd polynomial near 0 (no cancellation), 1 - 2 / (e^2|x| + 1) elsewhere, as e^-2|x|.
+FA_INLINE Vec tanh(Vec x) {
+  Vec a = __builtin_elementwise_abs(x);
+  Vec z = x * x;
+  Vec p = splat(-6.10047e-3f);
+  p = fma(p, z, splat(2.098802e-2f));
+  p = fma(p, z, splat(-5.384451e-2f));
+  p = fma(p, z, splat(1.333266e-1f));
+  p = fma(p, z, splat(-3.3333325e-1f));
+  Vec small = fma(p * z, x, x);
+  Vec e = exp_nonpositive(a * splat(-2.0f));
+  Vec large = __builtin_elementwise_copysign((splat(1.0f) - e) / (splat(1.0f) + e), x);
+  return a < splat(0.625f) ? small : large;
+}
+
+}  // namespace

@@ -1,0 +1,139 @@
+"""Calls CPU kernels through their C signature: links the built objects and runs workgroups.
+
+Also used by the kernel benchmark. Objects come from the build tree (or are built on first use).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from iree_flashattn import catalog, resources
+from iree_flashattn.operands import Operands, words
+
+HERE = Path(__file__).resolve().parent
+ZIG = [sys.executable, "-m", "ziglang"]
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of this machine, in the spelling of the kernel tables."""
+    flags: set[str] = set()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("flags", "Features")):
+            flags |= set(line.split(":", 1)[1].split())
+    return frozenset(f.replace("avx512_bf16", "avx512bf16") for f in flags)
+
+
+@cache
+def machine() -> str:
+    import platform
+
+    return platform.machine()
+
+
+def why_not(kernel: catalog.Kernel) -> str | None:
+    """Why this machine cannot run the kernel, or None."""
+    if kernel.target["arch"] != machine():
+        return f"{kernel.name} is for {kernel.target['arch']}, this machine is {machine()}"
+    missing = set(kernel.target.get("features", [])) - cpu_flags()
+    return f"{kernel.name} needs {', '.join(sorted(missing))}" if missing else None
+
+
+def objects(names: list[str], directory: Path | None = None) -> list[Path]:
+    if directory is None:
+        return [resources.kernel_file("cpu", f"{name}.o") for name in names]
+    return [directory / f"{name}.o" for name in names]
+
+
+def link(out: Path, names: list[str], *, target: str | None = None, main: bool = False,
+         directory: Path | None = None) -> Path:
+    """driver.c with the named kernels: a shared library, or a static program with ``main``."""
+    kinds = ["-DFA_MAIN", "-static"] if main else ["-shared", "-fPIC"]
+    command = [*ZIG, "cc", *(["-target", target] if target else []), "-O2", *kinds]
+    command += [f"-DFA_KERNELS={' '.join(f'X({n})' for n in names)}", str(HERE / "driver.c")]
+    command += [*map(str, objects(names, directory)), "-o", str(out)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return out
+
+
+@cache
+def library(directory: Path | None = None) -> ctypes.CDLL:
+    """All kernels of this architecture. The folder lives as long as the process."""
+    folder = tempfile.TemporaryDirectory(prefix="flashattn-kernels-")
+    names = [k.name for k in catalog.kernels("cpu") if k.target["arch"] == machine()]
+    lib = ctypes.CDLL(str(link(Path(folder.name) / "kernels.so", names, directory=directory)))
+    lib.kernel_named.restype = ctypes.c_void_p
+    lib.folder = folder
+    return lib
+
+
+def _pointer(array: np.ndarray | None) -> int:
+    return 0 if array is None else array.ctypes.data
+
+
+@dataclass
+class Scratch:
+    memory: np.ndarray
+
+    @staticmethod
+    def of(size: int) -> Scratch:
+        raw = np.full(size + 64, 0xFF, np.uint8)  # NaNs: nothing may be read before it is written
+        start = -raw.ctypes.data % 64
+        return Scratch(raw[start : start + size])
+
+
+def dispatch(kernel: catalog.Kernel, pointers: list[int], constants: np.ndarray, sizes: dict,
+             workers: int = 1, scratch: list[Scratch] | None = None,
+             lib: ctypes.CDLL | None = None) -> None:
+    """Runs the whole grid on ``workers`` threads, worker w taking every workers-th workgroup."""
+    lib = lib or library()
+    entry = lib.kernel_named(kernel.name.encode())
+    if not entry:
+        raise KeyError(kernel.name)
+    grid = (ctypes.c_uint32 * 3)(*kernel.grid_size(sizes))
+    table = (ctypes.c_void_p * 8)(*pointers)
+    scratch = scratch or [Scratch.of(kernel.scratch_bytes) for _ in range(workers)]
+
+    def work(w: int) -> None:
+        lib.run_workgroups(
+            ctypes.c_void_p(entry), table, ctypes.c_void_p(constants.ctypes.data), grid,
+            ctypes.c_uint64(w), ctypes.c_uint64(workers),
+            ctypes.c_void_p(scratch[w].memory.ctypes.data),
+        )  # fmt: skip
+
+    if workers == 1:
+        return work(0)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, range(workers)))
+
+
+def sizes_of(made: Operands, splits: int = 1) -> dict[str, int]:
+    p = made.problem
+    return dict(batch=p.batch, heads=p.heads, kv_heads=p.kv_heads, q_len=p.q_len, splits=splits)
+
+
+def run(kernel: catalog.Kernel, made: Operands, *, splits: int = 3, workers: int = 1) -> None:
+    """Runs a forward kernel, or a partial kernel and its combine; the result is in ``made.o``."""
+    q, k, v = (x.buffer for x in (made.q, made.k, made.v))
+    operands = [_pointer(x) for x in (q, k, v, made.mask, made.bias, made.sinks)]
+    if kernel.role == "forward":
+        results = [_pointer(made.o.buffer), _pointer(made.weights)]
+        dispatch(kernel, operands + results, words(made), sizes_of(made), workers)
+        return
+    p = made.problem
+    rows = splits * p.batch * p.heads * p.q_len
+    partial_o, ml = np.full((rows, p.dv), np.nan, np.float32), np.full((rows, 2), np.nan, np.float32)
+    constants, sizes = words(made, splits), sizes_of(made, splits)
+    dispatch(kernel, operands + [_pointer(partial_o), _pointer(ml)], constants, sizes, workers)
+    combine = catalog.find(kernel.combine)
+    pointers = [_pointer(partial_o), _pointer(ml), 0, 0, 0, _pointer(made.sinks),
+                _pointer(made.o.buffer), 0]
+    dispatch(combine, pointers, constants, sizes, workers)
