@@ -1,13 +1,14 @@
 #include "interpreter.h"
 
 #include <dlfcn.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 namespace flashattn {
 namespace {
 
-// The start-up hook of the package (flashattn_hook.py) leaves its own interpreter here.
+// The package's start-up hook (iree_flashattn/_startup.py) leaves its own interpreter here.
 constexpr char kVariable[] = "IREE_FLASHATTN_PYTHON";
 
 bool runnable(const std::string &path) { return access(path.c_str(), X_OK) == 0; }
@@ -16,14 +17,12 @@ bool runnable(const std::string &path) { return access(path.c_str(), X_OK) == 0;
 // .../lib/python3.x/site-packages/iree_flashattn/_native/lib/<library>.
 std::string besideLibrary() {
   Dl_info info;
-  if (!dladdr(reinterpret_cast<void *>(&findInterpreter), &info) || !info.dli_fname) return "";
-  std::string path = info.dli_fname;
-  for (int level = 0; level < 7; ++level) {
-    size_t slash = path.rfind('/');
-    if (slash == std::string::npos) return "";
-    path.resize(slash);
-  }
-  return path + "/bin/python3";
+  char full[PATH_MAX];
+  if (!dladdr(reinterpret_cast<void *>(&findInterpreter), &info)) return "";
+  if (!realpath(info.dli_fname, full)) return "";
+  std::string path = full;
+  size_t packages = path.rfind("/lib/python3");
+  return packages == std::string::npos ? "" : path.substr(0, packages) + "/bin/python3";
 }
 
 }  // namespace
@@ -32,9 +31,9 @@ bool findInterpreter(std::string &path, std::string &error) {
   const char *recorded = getenv(kVariable);
   path = recorded && *recorded ? recorded : besideLibrary();
   if (runnable(path)) return true;
-  error = "the Python interpreter that has iree-flashattn installed is gone: looked for " + path +
-          (recorded ? std::string(" (from ") + kVariable + ")" : std::string()) +
-          "; reinstall the package, or run iree-compile from its environment";
+  error = "the Python interpreter that has iree-flashattn installed is gone: looked for " +
+          (path.empty() ? std::string("bin/python3 above the plugin") : path) +
+          "; reinstall the package, or set " + kVariable + " to the interpreter that has it";
   return false;
 }
 

@@ -1,0 +1,2 @@
+// Stands in for libIREECompiler.so when the plugin is linked; see CMakeLists.txt.
+typedef int not_empty;

@@ -1,0 +1,74 @@
+"""The IREE compilers that this package works with, and which one an environment has.
+
+Read at the start of every Python process that imports the compiler, and by the build: it imports
+nothing but the standard library, and little of that.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+VERSION = "0.1.0"
+
+# Source revision of the compiler -> release of iree-base-compiler. The plugin mirrors C++ classes of
+# exactly these; tools/check_compiler.py tells what another one needs.
+SUPPORTED = {"89ece87b89852100c0a4ac3d515e14842d090967": "3.13.0"}
+
+_REVISION = re.compile(r"[\"']IREE[\"']: [\"']([0-9a-f]{40})[\"']")
+_METADATA_VERSION = re.compile(r"^Version: *(\S+)", re.MULTILINE)
+
+
+class Compiler(NamedTuple):
+    """An installed ``iree.compiler``: its release, its source revision ("" if unknown), its folder."""
+
+    version: str
+    revision: str
+    folder: str
+
+    @property
+    def supported(self) -> bool:
+        return SUPPORTED.get(self.revision) == self.version
+
+
+def find_compiler(search_path: Iterable[str]) -> Compiler | None:
+    """The ``iree.compiler`` that an import would take from ``search_path`` (``iree.__path__``)."""
+    for entry in search_path:
+        folder = os.path.join(entry, "compiler")
+        if os.path.isfile(os.path.join(folder, "__init__.py")):
+            match = _REVISION.search(_read(os.path.join(folder, "version.py")))
+            return Compiler(_release(os.path.dirname(entry)), match[1] if match else "", folder)
+    return None
+
+
+def unsupported(compiler: Compiler) -> str:
+    """The sentence for somebody who asked for the plugin and has another compiler."""
+    known = ", ".join(SUPPORTED.values())
+    return (
+        f"iree-flashattn {VERSION} works with iree-base-compiler {known}, and"
+        f" {compiler.version} is installed ({compiler.folder}): install"
+        f" iree-base-compiler=={known}, or compile without --iree-plugin=flashattn"
+    )
+
+
+def _release(packages: str) -> str:
+    try:
+        names = os.listdir(packages)
+    except OSError:
+        names = []
+    for name in names:
+        if name.startswith("iree_base_compiler-") and name.endswith(".dist-info"):
+            match = _METADATA_VERSION.search(_read(os.path.join(packages, name, "METADATA")))
+            if match:
+                return match[1]
+    return "an unknown version"
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
