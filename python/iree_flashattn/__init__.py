@@ -5,9 +5,15 @@ Kept light: the start-up hook of the environment imports it in every Python proc
 
 from __future__ import annotations
 
-from .compilers import VERSION as __version__
-
 __all__ = ["__version__", "activate"]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from .compilers import VERSION
+
+        return VERSION
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def activate() -> None:

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+
+TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, without the 3 ms of importing typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 LIBRARY = "libiree_flashattn_compiler.so"
 _PLUGINS = "IREE_LOAD_PLUGINS"
@@ -113,6 +116,8 @@ class _CompilerImport:
             if self.reason and asks_for_plugin(getattr(sys, "argv", [])):
                 raise SystemExit(self.reason)  # the iree-compile command
         elif name == "iree.compiler.tools.binaries" and self.reason:
+            from importlib.machinery import PathFinder
+
             return self._explaining(PathFinder.find_spec(name, path))
         return None
 
@@ -124,20 +129,22 @@ class _CompilerImport:
 
         def exec_module(module: ModuleType) -> None:
             run_module(module)
-            module.invoke_immediate = self._checked(module.invoke_immediate, module, lambda x: [x])
-            module.invoke_pipeline = self._checked(module.invoke_pipeline, module, lambda x: x)
+            error = module.CompilerToolError
+            one, several = module.invoke_immediate, module.invoke_pipeline
+            module.invoke_immediate = self._checked(one, error, lambda command: [command])
+            module.invoke_pipeline = self._checked(several, error, list)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
-    def _checked(self, invoke, module, commands_of):
-        def checked(commands, *args, **kwargs):
+    def _checked(self, invoke: Callable, error: type[Exception], commands_of: Callable) -> Callable:
+        def checked(commands: list, *args: object, **kwargs: object) -> object:
             for command in commands_of(commands):
                 if asks_for_plugin(command):
                     from subprocess import CompletedProcess
 
                     message = (self.reason or "").encode()
-                    raise module.CompilerToolError(CompletedProcess(command, 1, b"", message))
+                    raise error(CompletedProcess(command, 1, b"", message))
             return invoke(commands, *args, **kwargs)
 
         return checked
