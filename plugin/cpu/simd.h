@@ -6,6 +6,9 @@
 //   FA_ROWS     rows of a register tile (at most W), FA_VECTORS vectors of a register tile
 #pragma once
 #include <stdint.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -28,7 +31,8 @@ typedef uint8_t BytesU __attribute__((vector_size(W), aligned(1)));
 struct f16 { uint16_t bits; };
 struct bf16 { uint16_t bits; };
 
-FA_INLINE Vec splat(float x) { return Vec{} + x; }
+// x - 0 is x for every x (0 + x is not: -0), so the subtraction folds away.
+FA_INLINE Vec splat(float x) { return x - Vec{}; }
 FA_INLINE Int splat_i(int32_t x) { return Int{} + x; }
 FA_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(FA_NO_FMA)
@@ -193,8 +197,10 @@ FA_INLINE void transpose(Vec (&x)[W]) {
 }
 
 // ---- exp2 and tanh -------------------------------------------------------------------------------
-// 2^x for x <= 0 (also -inf, which gives 0, and NaN, which stays). The polynomial is a
-// minimax fit of degree 5 with constant term 1 on [-1/2, 1/2]: relative error 9.2e-8.
+// 2^x for x <= 0 (also -inf, which gives 0, and NaN, which stays). Below -126 the result is 0: near
+// enough for a probability, and subnormal numbers, slow on many machines, never arise.
+// The polynomial is a minimax fit of degree 5 with constant term 1 on [-1/2, 1/2]: relative error
+// 9.2e-8.
 FA_INLINE Vec exp2_poly(Vec f) {
   Vec p = splat(1.32647261e-3f);
   p = fma(p, f, splat(9.67151299e-3f));
@@ -203,20 +209,21 @@ FA_INLINE Vec exp2_poly(Vec f) {
   p = fma(p, f, splat(6.93147004e-1f));
   return fma(p, f, splat(1.0f));
 }
-#if !defined(FA_HAS_EXP2)
 FA_INLINE Vec exp2(Vec x) {
+  Int tiny = x < splat(-126.0f);  // false for NaN
+#if defined(__AVX512DQ__)
+  Vec f = _mm512_reduce_ps(x, 0x08);  // x minus x rounded to the nearest integer
+  Vec y = _mm512_scalef_ps(exp2_poly(f), x - f);
+#else
   const Vec shift = splat(0x1.8p23f);
-  // Below -126 the result is 0: exact enough for a probability, and no subnormals arise. The
-  // comparison is false for NaN, which so goes through the polynomial.
-  Int tiny = x < splat(-126.0f);
   Vec shifted = x + shift;
   Vec f = x - (shifted - shift);
   Int n = __builtin_bit_cast(Int, shifted) << 23;
   Vec y = __builtin_bit_cast(Vec, __builtin_bit_cast(Int, exp2_poly(f)) + n);
-  Vec result = tiny ? splat(0.0f) : y;
-  return x != x ? x : result;
-}
+  y = x != x ? x : y;
 #endif
+  return tiny ? Vec{} : y;
+}
 
 // e^x for x <= 0, by way of exp2.
 FA_INLINE Vec exp_nonpositive(Vec x) { return exp2(x * splat(1.44269504088896340736f)); }
