@@ -6,6 +6,7 @@ tables and the header are read from ``plugin/`` and the built files from ``build
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -50,5 +51,22 @@ def kernel_table(backend: str) -> Path:
 
 
 def kernel_file(backend: str, name: str) -> Path:
-    """A built kernel: an ELF object or bitcode, PTX or cubin, or a SPIR-V module."""
-    return require(native_dir() / backend / name)
+    """A built kernel: an ELF object or bitcode, PTX or cubin, or a SPIR-V module.
+
+    In an installation its contents are what the build made, or this raises ``MissingResourceError``.
+    """
+    path = require(native_dir() / backend / name)
+    if installed():
+        recorded = _checksums().get(f"{backend}/{name}")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != recorded:
+            raise MissingResourceError(
+                f"iree-flashattn: {path} is damaged; reinstall the package"
+                " (pip install --force-reinstall iree-flashattn)"
+            )
+    return path
+
+
+@cache
+def _checksums() -> dict[str, str]:
+    lines = require(native_dir() / "checksums.txt").read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
