@@ -52,8 +52,9 @@ def enabled_features(text: str) -> frozenset[str]:
 @cache
 def parse_target(attribute: str) -> Target:
     """From the text of a ``#hal.executable.target`` attribute."""
-    names = re.match(r'#hal\.executable\.target<"([^"]*)",\s*"([^"]*)"(?:,\s*(\{.*\}))?>$',
-                     attribute, re.DOTALL)
+    names = re.match(
+        r'#hal\.executable\.target<"([^"]*)",\s*"([^"]*)"(?:,\s*(\{.*\}))?>$', attribute, re.DOTALL
+    )
     if names is None:
         return Target("other", "unknown", "unknown", attribute)
     compiler, fmt, config = names[1], names[2], names[3] or ""
@@ -134,9 +135,9 @@ class Devices:
     def _where_unplaced_ops_run(self) -> list[str]:
         """The default device, or any device where operands may pull the op to another one."""
         default = self._module.operation.attributes
-        if len(self._texts) > 1 and "stream.affinity.default" in default:
-            if not _mentions_placement(self._module.operation):
-                return _symbols(str(default["stream.affinity.default"]))
+        several = len(self._texts) > 1 and "stream.affinity.default" in default
+        if several and not _mentions_placement(self._module.operation):
+            return _symbols(str(default["stream.affinity.default"]))
         return list(self._texts)
 
     def _of_device(self, name: str, seen: frozenset[str]) -> list[str]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..site import AttentionSite
     from ..target import Target
 
+# The z axis of a grid has 16 bits in IREE's local devices and in CUDA; Vulkan guarantees as much.
+MAX_GRID_YZ = 65535
+
 _NO_BACKEND = (
     "iree-flashattn has kernels for the targets llvm-cpu (embedded-elf), cuda and vulkan-spirv"
 )
@@ -28,10 +31,12 @@ _NO_BACKEND = (
 def choose(
     site: AttentionSite,
     target: Target,
-    options: Options = Options(),
+    options: Options | None = None,
     rows: Sequence[Kernel] | None = None,
 ) -> Choice | Refusal:
     """Kernels for ``site`` on ``target``; ``rows`` replaces the installed table in tests."""
+
+    options = options or Options()
 
     def refuse(rule: str, reason: str, subject: str = "") -> Refusal:
         return Refusal(site.location, rule, reason, subject, site.spelling)
@@ -43,7 +48,9 @@ def choose(
     if rows is None:
         rows = catalog.kernels(target.backend)
     if not rows:
-        return refuse("choose.table", "this installation has no kernels for the target", str(target))
+        return refuse(
+            "choose.table", "this installation has no kernels for the target", str(target)
+        )
 
     trail: list[str] = []
     forward = _first_serving(rows, "forward", site, target, trail)
@@ -57,9 +64,24 @@ def choose(
         choice = Choice(tuple(partial), merges, splits, tuple(trail))
     else:
         choice = Choice(tuple(forward), trail=tuple(trail))
+    if found := over_grid(site, choice):
+        return refuse("choose.grid", *found)
     if options.gate and (reason := stock_wins(site, target, choice)):
         return refuse("choose.gate", reason, choice.name)
     return choice
+
+
+def over_grid(site: AttentionSite, choice: Choice) -> tuple[str, str] | None:
+    """(reason, grid) where a y or z axis has more workgroups than devices can count."""
+    sizes = {
+        name: getattr(site, name).static or 1 for name in ("batch", "heads", "kv_heads", "q_len")
+    }
+    for row in (*choice.rows, *choice.combine):
+        grid = row.grid_size(sizes | {"splits": choice.splits})
+        if max(grid[1:]) > MAX_GRID_YZ:
+            reason = f"batch or heads are over {MAX_GRID_YZ}, the limit of a grid axis"
+            return reason, f"{row.name}: {grid}"
+    return None
 
 
 def _first_serving(

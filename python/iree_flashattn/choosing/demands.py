@@ -36,7 +36,7 @@ def is_transposed(view: View, rows: Extent, columns: Extent) -> bool | None:
 
 
 def key_broadcast(view: View, keys: Extent) -> bool | None:
-    """For mask and bias: False: keys are contiguous; True: one value for all keys; None: neither."""
+    """Mask or bias. False: keys are contiguous. True: one value for all keys. None: neither."""
     column = view.strides[3]
     if column == 1 or keys == 1:
         return False
@@ -108,9 +108,13 @@ def misfit(site: AttentionSite) -> tuple[str, str] | None:
             contiguous = is_transposed(view, rows, columns) is not None
         if not contiguous:
             return f"{name} is strided in both of its inner dimensions", str(view.strides)
+        if name in ("mask", "bias", "O") and view.offset != 0:
+            return f"{name} does not start at its tensor's first element", str(view.offset)
         for number in (view.offset, *view.strides):
             if number.static is not None and not 0 <= number.static <= _WORD_MAX:
                 return f"an offset or stride of {name} does not fit 32 bits", str(number)
+    if site.sinks is not None and (site.sinks.offset != 0 or site.sinks.strides[1] != 1):
+        return "sinks are not one contiguous value for each head", str(site.sinks.strides)
     for name, size in (("q_len", site.q_len), ("kv_len", site.kv_len)):
         if size.static is not None and size.static >= 2**31:
             return f"{name} must be below 2^31", str(size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from iree.compiler import ir
 from iree.compiler.dialects import arith, cf
 
+from ..choosing.choose import MAX_GRID_YZ
 from ..choosing.demands import operands
 from ..extent import Extent
 from ..site import AttentionSite, View
@@ -41,6 +42,14 @@ def check(site: AttentionSite, build: Builder) -> None:
         if any(extent.static == 0 for extent in sizes):
             continue
         _require(build, build.extent(reach), limit, _too_small(name))
+
+
+def check_grid(site: AttentionSite, splits: int, build: Builder) -> None:
+    """Emits the check that a batch known at run time fits the grid's z axis."""
+    if site.batch.static is None:
+        message = f"iree-flashattn: batch times {splits} key ranges is over {MAX_GRID_YZ}"
+        tasks = build.extent(site.batch * splits)
+        _require(build, tasks, build.index(MAX_GRID_YZ), message)
 
 
 def _too_large(name: str) -> str:
@@ -80,8 +89,8 @@ def _static_elements(value: ir.Value) -> int | None:
     if not shape.has_static_shape:
         return None
     count = 1
-    for size in shape.shape:
-        count *= size
+    for extent in shape.shape:
+        count *= extent
     return count
 
 

@@ -40,11 +40,13 @@ def variant(
 ) -> str:
     """The ``hal.executable.variant`` op, with the export and the shim, as text."""
     if options.cpu_link == "plugin":
-        objects, linkage = "", "hal.import.cconv = 1 : i32"
+        # An import without linkage is resolved by the runtime's executable plugin, which gets
+        # the arguments packed in a struct.
+        objects, linkage = "", ""
     else:
         path = resources.kernel_file("cpu", f"{row.name}.o")
         objects = f' objects([#hal.executable.object<{{path = "{path}"}}>])'
-        linkage = "hal.import.static"
+        linkage = "hal.import.static, "
     layout = interface.layout
     return f"""
 hal.executable.variant public @{symbol} target({target.attribute}){objects} {{
@@ -53,7 +55,7 @@ hal.executable.variant public @{symbol} target({target.attribute}){objects} {{
     {grid_region(row)}
   }}
   builtin.module {{
-    func.func private @{row.name}{_signature(row)} attributes {{{linkage}, llvm.bareptr = true}}
+    func.func private @{row.name}{_signature(row)} attributes {{{linkage}llvm.bareptr = true}}
     func.func @{export_name(row)}() {{
       {_shim(row, interface)}
       return

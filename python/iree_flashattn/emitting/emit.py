@@ -11,7 +11,7 @@ from ..choosing.demands import element_of
 from ..extent import Extent
 from ..site import AttentionSite
 from ..target import Target, affinity_of
-from .bounds import check
+from .bounds import check, check_grid
 from .builder import Builder
 from .casts import element_type, unify, with_element
 from .executables import Executables, Placed
@@ -42,8 +42,9 @@ def emit(site: AttentionSite, choices: list[tuple[Target, Choice]], added: Execu
     element = element_of(site)
     assert element is not None  # choosing has seen to it
     check(site, build)
+    check_grid(site, choices[0][1].splits, build)
     site = unify(site, element, build)
-    results[0] = _with_element(results[0], element)
+    results = [_with_element(result, element) for result in results]
     forward = [Placed(row, target) for target, choice in choices for row in choice.rows]
     merge = [Placed(row, target) for target, choice in choices for row in choice.combine]
     splits = choices[0][1].splits

@@ -1,0 +1,204 @@
+"""Which kernel serves which site on which target: golden lines, and refusals with their values."""
+
+from __future__ import annotations
+
+import pytest
+
+from iree_flashattn import catalog
+from iree_flashattn.choosing import Choice, Options, choose
+from iree_flashattn.extent import Extent
+from iree_flashattn.refusal import Refusal
+from iree_flashattn.site import AttentionSite, Band, View
+from iree_flashattn.target import parse_target
+
+UNGATED = Options(gate=False)
+
+
+def cpu_target(features: str, fmt: str = "embedded-elf-x86_64"):
+    flags = ",".join(f"+{f}" for f in features.split())
+    return parse_target(
+        f'#hal.executable.target<"llvm-cpu", "{fmt}", {{cpu_features = "{flags}"}}>'
+    )
+
+
+TARGETS = {
+    "avx512": cpu_target("avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512cd"),
+    "avx512f_only": cpu_target("avx avx2 fma f16c avx512f"),
+    "avx2": cpu_target("avx avx2 fma f16c"),
+    "avx": cpu_target("avx"),
+    "generic": cpu_target(""),
+    "neon": cpu_target("neon", "embedded-elf-arm_64"),
+    "riscv": cpu_target("m a f d", "embedded-elf-riscv_64"),
+    "vmvx": parse_target('#hal.executable.target<"vmvx", "vmvx-bytecode-fb">'),
+    "rocm": parse_target('#hal.executable.target<"rocm", "rocm-hsaco-fb", {abi = "hip"}>'),
+}
+
+
+def size(value: int | str) -> Extent:
+    return Extent.symbol(value) if isinstance(value, str) else Extent(value)
+
+
+def site(
+    batch: int | str = 1,
+    heads: int = 8,
+    q_len: int | str = 1024,
+    kv_len: int | str = 1024,
+    dk: int | str = 64,
+    dv: int | str | None = None,
+    kv_heads: int | None = None,
+    dtype: str = "f32",
+    **rest,
+) -> AttentionSite:
+    """Contiguous BHSD operands; ``rest`` replaces fields of the site."""
+    b, h, q, k, c = (size(v) for v in (batch, heads, q_len, kv_len, dk))
+    d = c if dv is None else size(dv)
+    g = h if kv_heads is None else size(kv_heads)
+    one = Extent(1)
+    found = AttentionSite(
+        anchor=None,
+        location="model.py:7:3",
+        q=View(None, dtype, (h * q * c, q * c, c, one)),
+        k=View(None, dtype, (g * k * c, k * c, c, one)),
+        v=View(None, dtype, (g * k * d, k * d, d, one)),
+        out=View(None, dtype, (h * q * d, q * d, d, one)),
+        batch=b,
+        heads=h,
+        kv_heads=g,
+        q_len=q,
+        kv_len=k,
+        dk=c,
+        dv=d,
+        spelling="test",
+    )
+    for name, value in rest.items():
+        assert hasattr(found, name)
+        setattr(found, name, value)
+    return found
+
+
+GOLDEN = [
+    # prefill
+    ("avx512", {}, "fa_forward_f32_avx512", 1),
+    ("avx512", {"dtype": "f16"}, "fa_forward_f16_avx512", 1),
+    ("avx512", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
+    ("avx512f_only", {}, "fa_forward_f32_avx2", 1),
+    ("avx2", {}, "fa_forward_f32_avx2", 1),
+    ("avx", {}, "fa_forward_f32_sse2", 1),
+    ("generic", {"dtype": "f16"}, "fa_forward_f16_sse2", 1),
+    ("neon", {"dtype": "bf16"}, "fa_forward_bf16_neon", 1),
+    ("avx512", {"q_len": "n", "kv_len": "n"}, "fa_forward_f32_avx512", 1),
+    ("avx512", {"batch": "b"}, "fa_forward_f32_avx512", 1),
+    ("avx512", {"dk": 13, "dv": 7, "kv_heads": 2}, "fa_forward_f32_avx512", 1),
+    ("avx512", {"band": Band(hi=Extent(0))}, "fa_forward_f32_avx512", 1),
+    # decode: few tasks and many keys are split, many tasks or few keys are not
+    ("avx512", {"q_len": 1, "kv_len": 4096}, "fa_partial_f32_avx512", 2),
+    ("avx512", {"q_len": 1, "kv_len": 4096, "heads": 1}, "fa_partial_f32_avx512", 16),
+    ("avx512", {"q_len": 1, "kv_len": 1024, "heads": 1}, "fa_partial_f32_avx512", 4),
+    ("avx512", {"q_len": 1, "heads": 32, "kv_heads": 4, "kv_len": 4096},
+     "fa_partial_f32_avx512", 4),
+    ("avx512", {"q_len": 1, "kv_len": "n", "heads": 2}, "fa_partial_f32_avx512", 8),
+    ("avx512", {"q_len": 1, "kv_len": 4096, "heads": 32}, "fa_forward_f32_avx512", 1),
+    ("avx512", {"q_len": 1, "kv_len": 300}, "fa_forward_f32_avx512", 1),
+    ("avx2", {"q_len": 1, "kv_len": 4096, "dtype": "bf16"}, "fa_partial_bf16_avx2", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "changes", "kernel", "splits"), GOLDEN)
+def test_golden(target: str, changes: dict, kernel: str, splits: int) -> None:
+    choice = choose(site(**changes), TARGETS[target], UNGATED)
+    assert isinstance(choice, Choice), choice
+    assert (choice.name, choice.splits) == (kernel, splits)
+    assert [row.role for row in choice.combine] == (["combine"] if splits > 1 else [])
+
+
+def test_operands_of_different_types_are_computed_in_f32() -> None:
+    mixed = site(dtype="f16")
+    mixed.out = View(None, "f32", mixed.out.strides)
+    choice = choose(mixed, TARGETS["avx512"], UNGATED)
+    assert isinstance(choice, Choice)
+    assert choice.name == "fa_forward_f32_avx512"
+
+
+REFUSED = [
+    ("vmvx", {}, "choose.target", "llvm-cpu (embedded-elf), cuda and vulkan-spirv", "vmvx"),
+    ("rocm", {}, "choose.target", "cuda and vulkan-spirv", "rocm-hsaco-fb"),
+    ("riscv", {}, "choose.kernel", "no kernel runs on this target", "riscv_64"),
+    ("avx512", {"dtype": "i8"}, "choose.site", "f32, f16 and bf16", "i8"),
+    ("avx512", {"dk": 1025}, "choose.kernel", "up to 1024, the site has 1025", "x86_64"),
+    ("avx512", {"dk": "d"}, "choose.site", "head dim of K is known only at run time", "d"),
+    ("avx512", {"heads": 6, "kv_heads": 4}, "choose.site", "multiple of kv heads", "6 and 4"),
+    ("avx512", {"heads": 70000, "q_len": 1}, "choose.site", "from 1 to 65535", "70000"),
+    ("avx512", {"batch": 70000, "q_len": 4, "kv_len": 4, "heads": 1}, "choose.grid", "65535",
+     "70000"),
+    ("avx512", {"heads": 2, "batch": 3, "q_len": 2**25, "dk": 128}, "choose.site", "32 bits",
+     str(2**33)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "changes", "rule", "reason", "subject"), REFUSED)
+def test_refusal_names_the_value(
+    target: str, changes: dict, rule: str, reason: str, subject: str
+) -> None:
+    answer = choose(site(**changes), TARGETS[target], UNGATED)
+    assert isinstance(answer, Refusal), answer
+    assert (answer.rule, answer.location, answer.spelling) == (rule, "model.py:7:3", "test")
+    assert reason in answer.reason
+    assert subject in answer.subject
+
+
+def strided(dtype: str, *strides: int) -> View:
+    return View(None, dtype, tuple(Extent(s) for s in strides))
+
+
+def test_operand_without_a_contiguous_inner_dimension_is_refused() -> None:
+    answer = choose(site(k=strided("f32", 0, 999, 192, 3)), TARGETS["avx512"], UNGATED)
+    assert isinstance(answer, Refusal)
+    assert answer.reason.startswith("K is strided")
+    assert "192" in answer.subject
+
+
+@pytest.mark.parametrize("name", ["mask", "bias"])
+def test_mask_that_starts_inside_its_tensor_is_refused(name: str) -> None:
+    view = View(None, "i8", tuple(Extent(s) for s in (0, 0, 1024, 1)), Extent(5))
+    answer = choose(site(**{name: view}), TARGETS["avx512"], UNGATED)
+    assert isinstance(answer, Refusal)
+    assert name in answer.reason
+    assert answer.subject == "5"
+
+
+def test_feature_that_no_row_has_is_named() -> None:
+    rows = [row for row in catalog.kernels("cpu") if row.name == "fa_forward_f32_avx512"]
+    poor = [type(rows[0])(**{**vars(rows[0]), "features": frozenset({"dynamic"})})]
+    answer = choose(site(softcap=30.0), TARGETS["avx512"], UNGATED, rows=poor)
+    assert isinstance(answer, Refusal)
+    assert "lacks softcap" in answer.reason
+
+
+def test_every_cpu_row_is_chosen_for_some_site() -> None:
+    """A row that nothing can choose is dead weight in the package."""
+    chosen = set()
+    for target in TARGETS.values():
+        for dtype in ("f32", "f16", "bf16"):
+            for q_len in (1, 512):
+                answer = choose(site(q_len=q_len, kv_len=8192, dtype=dtype), target, UNGATED)
+                if isinstance(answer, Choice):
+                    chosen |= {row.name for row in (*answer.rows, *answer.combine)}
+    assert chosen == {row.name for row in catalog.kernels("cpu")}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("IREE_FLASHATTN_GATE", "maybe"),
+        ("IREE_FLASHATTN_STRICT", "yes"),
+        ("IREE_FLASHATTN_CPU_LINK", "dynamic"),
+    ],
+)
+def test_option_without_meaning_is_refused(variable: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{variable}='{value}' is not one of"):
+        Options.from_environment({variable: value})
+
+
+def test_options_of_an_empty_environment() -> None:
+    assert Options.from_environment({}) == Options(True, False, "", "static")
+    assert Options.from_environment({"IREE_FLASHATTN_GATE": "off"}).gate is False
