@@ -1,0 +1,459 @@
+"""Reading a tensor element by element: from a value and coordinates to an expression.
+
+``step`` goes one op up: structural ops (transpose, reshape, slice, concat, broadcast) change the
+coordinates, elementwise ops become scalar expressions over loads of their operands. What is
+neither (matmuls, reductions, gathers, arguments) stays a load: a leaf. A step that is not exact
+for the coordinates at hand is not taken, so a leaf is always a correct reading.
+"""
+
+from __future__ import annotations
+
+from iree.compiler import ir
+
+from .axes import ZERO, Lin, Space, plus, size
+from .expr import Apply, Const, Load, Node, Reduce
+from .folding import apply
+from .region import Program, Unsupported, compile_block, constant_node, dtype_of, outer_scalar
+from .sizes import Sizes, producer, result_number, segments
+from .structure import LinalgOp, Map, parse_linalg
+
+_REDUCERS = {
+    "addf": "add", "maximumf": "max", "maxnumf": "max", "minimumf": "min", "minnumf": "min",
+    "ori": "or", "andi": "and", "mulf": "mul", "addi": "addi",
+}  # fmt: skip
+
+
+class Reader:
+    """Reads values of one module in one space of axes."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.sizes = shared.sizes
+        self.space = Space()
+        self._steps: dict[Load, Node] = {}
+        self._reductions: dict[Load, Reduce | None] = {}
+
+    # -- loads -----------------------------------------------------------------------------------
+    def load(self, value: ir.Value, coords: list[Lin] | tuple[Lin, ...]) -> Load:
+        shape = self.sizes.shape(value)
+        resolve = self.space.resolve
+        fixed = tuple(ZERO if n == 1 else resolve(c) for n, c in zip(shape, coords, strict=True))
+        return Load(value, fixed, self.shared.element(value))
+
+    def axes_of(self, value: ir.Value) -> list[Lin]:
+        return [self.space.axis(n) for n in self.sizes.shape(value)]
+
+    def fresh(self, node: Node) -> Node:
+        """The node with axes that were split since resolved."""
+        if isinstance(node, Load):
+            coords = tuple(self.space.resolve(c) for c in node.coords)
+            return node if coords == node.coords else Load(node.value, coords, node.dtype)
+        if isinstance(node, Apply):
+            return Apply(node.name, tuple(self.fresh(a) for a in node.args), node.dtype)
+        if hasattr(node, "lin"):
+            return type(node)(self.space.resolve(node.lin), node.dtype)
+        return node
+
+    def head(self, node: Node) -> Node:
+        """The node, opened until it is no load of anything but a leaf."""
+        while isinstance(node, Load):
+            up = self.step(node)
+            if up is node:
+                return node
+            node = up
+        return node
+
+    def step(self, load: Load) -> Node:
+        """One op up, or the same load where it is a leaf."""
+        known = self._steps.get(load)
+        if known is None:
+            current = load
+            coords = tuple(self.space.resolve(c) for c in load.coords)
+            if coords != load.coords:
+                current = Load(load.value, coords, load.dtype)
+            known = self._up(current)
+            if known is None:
+                known = load
+            self._steps[load] = known
+        return known
+
+    def _up(self, load: Load) -> Node | None:
+        op = producer(load.value)
+        if op is None:
+            return None
+        name = op.name
+        rule = _STRUCTURAL.get(name)
+        if rule is not None:
+            return rule(self, op, load)
+        if name.startswith("linalg."):
+            return self._through_linalg(op, load)
+        if name.startswith(("arith.", "math.")):
+            return self._tensor_arith(op, load)
+        return None
+
+    # -- linalg ----------------------------------------------------------------------------------
+    def _through_linalg(self, op: ir.Operation, load: Load) -> Node | None:
+        info = self.shared.linalg(op)
+        if info is None or info.reduced:
+            return None
+        number = result_number(op, load.value)
+        loops = invert_map(info.out_maps[number], load.coords, info.loops)
+        if loops is None or any(c is None for c in loops):
+            return None
+        known = [c for c in loops if c is not None]
+        results = self.evaluate(info, known)
+        return None if results is None else results[number]
+
+    def evaluate(self, info: LinalgOp, loops: list[Lin]) -> list[Node] | None:
+        """What the body yields at these loop coordinates."""
+        if info.kind in ("copy", "product"):
+            arguments = [self._operand(info, i, loops) for i in range(len(info.ins))]
+            if info.kind == "copy":
+                return [arguments[0]]
+            return [Apply("mulf", tuple(arguments), self.shared.element(info.outs[0]))]
+        if info.kind is not None:
+            arguments = [self._operand(info, i, loops) for i in range(len(info.ins))]
+            return [apply(info.kind, tuple(arguments), self.shared.element(info.outs[0]))]
+        program = self.shared.program(info)
+        if program is None:
+            return None
+        count = len(info.body.arguments)  # type: ignore[union-attr]
+        arguments = [self._operand(info, i, loops) for i in range(count)]
+        return program.run(arguments, tuple(loops))
+
+    def _operand(self, info: LinalgOp, index: int, loops: list[Lin]) -> Node:
+        value = info.ins[index] if index < len(info.ins) else info.outs[index - len(info.ins)]
+        if not isinstance(value.type, ir.RankedTensorType):
+            return outer_scalar(value, self.sizes)
+        return self.load(value, image(info.maps[index], loops))
+
+    def reduction(self, load: Load) -> Reduce | None:
+        """The sum, maximum, ... that a leaf is, with fresh axes for the reduced loops."""
+        if load not in self._reductions:
+            self._reductions[load] = self._reduce(load)
+        return self._reductions[load]
+
+    def _reduce(self, load: Load) -> Reduce | None:
+        op = producer(load.value)
+        if op is None or not op.name.startswith("linalg."):
+            return None
+        info = self.shared.linalg(op)
+        if info is None or not info.reduced:
+            return None
+        number = result_number(op, load.value)
+        coords = tuple(self.space.resolve(c) for c in load.coords)
+        loops = invert_map(info.out_maps[number], coords, info.loops)
+        if loops is None:
+            return None
+        extents = self.shared.loop_extents(info)
+        axes = []
+        for i in range(info.loops):
+            if loops[i] is None:
+                if extents[i] is None:
+                    return None
+                loops[i] = self.space.axis(extents[i])
+                axes.append(loops[i])
+            elif i in info.reduced:
+                return None
+        known = [c for c in loops if c is not None]
+        if info.kind == "product":
+            body = self.evaluate(info, known)
+            assert body is not None
+            combine = "add"
+            if self.shared.element(info.outs[0])[0] == "i":
+                return None
+            return Reduce(combine, tuple(axes), body[0], self._init(info, number, coords))
+        reducer = self.shared.reducer(info, number)
+        if reducer is None:
+            return None
+        combine, side = reducer
+        results = self.evaluate(info, known)
+        if results is None:
+            return None
+        node = results[number]
+        accumulator = self._operand(info, len(info.ins) + number, known)
+        if not isinstance(node, Apply) or node.args[side] != accumulator:
+            # folded away against its initial value, e.g. x + 0
+            return None
+        return Reduce(combine, tuple(axes), node.args[1 - side], self._init(info, number, coords))
+
+    def _init(self, info: LinalgOp, number: int, coords: tuple[Lin, ...]) -> Node:
+        return self.head(self.load(info.outs[number], coords))
+
+    def _tensor_arith(self, op: ir.Operation, load: Load) -> Node | None:
+        from .region import scalar_name
+
+        if op.name == "arith.constant":
+            return self.shared.splat(op)
+        name = scalar_name(op)
+        if name is None:
+            return None
+        arguments = []
+        for v in op.operands:
+            if isinstance(v.type, ir.RankedTensorType):
+                arguments.append(self.load(v, load.coords))
+            else:
+                arguments.append(outer_scalar(v, self.sizes))
+        return apply(name, tuple(arguments), load.dtype)
+
+
+class Shared:
+    """What is known of a module's ops, whatever the question: parsed once."""
+
+    def __init__(self, globals_: dict[str, ir.Operation] | None = None) -> None:
+        self.sizes = Sizes()
+        self.globals = globals_ or {}
+        self._linalg: dict[ir.Operation, LinalgOp | None] = {}
+        self._programs: dict[ir.Operation, Program | None] = {}
+        self._elements: dict[ir.Type, str] = {}
+        self._reducers: dict[tuple[ir.Operation, int], tuple[str, int] | None] = {}
+        self._splats: dict[ir.Operation, Const | None] = {}
+
+    def element(self, value: ir.Value) -> str:
+        kind = value.type
+        known = self._elements.get(kind)
+        if known is None:
+            known = self._elements[kind] = dtype_of(kind.element_type)
+        return known
+
+    def linalg(self, op: ir.Operation) -> LinalgOp | None:
+        if op not in self._linalg:
+            self._linalg[op] = parse_linalg(op)
+        return self._linalg[op]
+
+    def program(self, info: LinalgOp) -> Program | None:
+        key = info.op
+        if key not in self._programs:
+            try:
+                self._programs[key] = compile_block(info.body, self.sizes)  # type: ignore[arg-type]
+            except Unsupported:
+                self._programs[key] = None
+        return self._programs[key]
+
+    def loop_extents(self, info: LinalgOp) -> list[int | object | None]:
+        extents: list = [None] * info.loops
+        for value, mapping in zip([*info.ins, *info.outs], info.maps, strict=True):
+            if not isinstance(value.type, ir.RankedTensorType):
+                continue
+            for n, (terms, const) in zip(self.sizes.shape(value), mapping, strict=True):
+                if len(terms) == 1 and const == 0:
+                    ((loop, c),) = terms.items()
+                    if c == 1 and (extents[loop] is None or isinstance(n, int)):
+                        extents[loop] = n
+        return extents
+
+    def reducer(self, info: LinalgOp, number: int) -> tuple[str, int] | None:
+        """(combination, position of the accumulator in it) of one result of a reducing body."""
+        key = (info.op, number)
+        if key not in self._reducers:
+            self._reducers[key] = self._find_reducer(info, number)
+        return self._reducers[key]
+
+    def _find_reducer(self, info: LinalgOp, number: int) -> tuple[str, int] | None:
+        assert info.body is not None
+        accumulator = info.body.arguments[len(info.ins) + number]
+        terminator = info.body.operations[len(info.body.operations) - 1].operation
+        op = producer(terminator.operands[number])
+        if op is None:
+            return None
+        combine = _REDUCERS.get(op.name.partition(".")[2])
+        if combine is None:
+            return None
+        for side in (0, 1):
+            if op.operands[side] == accumulator and op.operands[1 - side] != accumulator:
+                return combine, side
+        return None
+
+    def splat(self, op: ir.Operation) -> Const | None:
+        if op not in self._splats:
+            self._splats[op] = _splat(op.attributes["value"])
+        return self._splats[op]
+
+
+def _splat(attribute: ir.Attribute) -> Const | None:
+    if isinstance(attribute, ir.DenseElementsAttr):
+        if attribute.is_splat:
+            return scalar_attribute(attribute.get_splat_value())
+    return None
+
+
+def scalar_attribute(attribute: ir.Attribute) -> Const | None:
+    if isinstance(attribute, ir.FloatAttr):
+        return Const(attribute.value, str(attribute.type))
+    if isinstance(attribute, (ir.IntegerAttr, ir.BoolAttr)):
+        dtype = str(attribute.type)
+        value = attribute.value
+        return Const(bool(value) if dtype == "i1" else value, dtype)
+    return None
+
+
+def image(mapping: Map, loops: list[Lin]) -> list[Lin]:
+    coords = []
+    for terms, const in mapping:
+        if len(terms) == 1 and const == 0:
+            ((loop, c),) = terms.items()
+            coords.append(loops[loop] if c == 1 else loops[loop].scaled(c))
+            continue
+        lin = Lin((), const)
+        for loop, c in terms.items():
+            lin = lin.add(loops[loop], c)
+        coords.append(lin)
+    return coords
+
+
+def invert_map(mapping: Map, coords: tuple[Lin, ...], loops: int) -> list[Lin | None] | None:
+    """Loop coordinates from those of a result; None for loops that the result does not see."""
+    found: list[Lin | None] = [None] * loops
+    for (terms, const), lin in zip(mapping, coords, strict=True):
+        if not terms:
+            if const != 0 or lin != ZERO:
+                return None
+            continue
+        if len(terms) != 1 or const != 0:
+            return None
+        ((loop, c),) = terms.items()
+        if c != 1 or found[loop] is not None:
+            return None
+        found[loop] = lin
+    return found
+
+
+# -- structural ops: coordinates of the source ----------------------------------------------------
+def _groups(op: ir.Operation) -> list[list[int]]:
+    return [[int(x.value) for x in g] for g in op.attributes["reassociation"]]
+
+
+def _fill(reader: Reader, op: ir.Operation, load: Load) -> Node:
+    return outer_scalar(op.operands[0], reader.sizes)
+
+
+def _expand_shape(reader: Reader, op: ir.Operation, load: Load) -> Node:
+    shape = reader.sizes.shape(load.value)
+    coords = []
+    for group in _groups(op):
+        lin = ZERO
+        for d in group:
+            lin = lin.scaled(shape[d]).add(load.coords[d])
+        coords.append(lin)
+    return reader.load(op.operands[0], coords)
+
+
+def _collapse_shape(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
+    source = op.operands[0]
+    shape = reader.sizes.shape(source)
+    coords: list[Lin] = []
+    for group, lin in zip(_groups(op), load.coords, strict=True):
+        parts = reader.space.delinearize(lin, [shape[d] for d in group])
+        if parts is None:
+            return None
+        coords.extend(parts)
+    return reader.load(source, coords)
+
+
+def _reshape(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
+    source = op.operands[0]
+    lin = ZERO
+    for n, c in zip(reader.sizes.shape(load.value), load.coords, strict=True):
+        lin = lin.scaled(n).add(c)
+    parts = reader.space.delinearize(lin, list(reader.sizes.shape(source)))
+    return None if parts is None else reader.load(source, parts)
+
+
+def _mixed(static: list[int], dynamic: list[ir.Value], sizes: Sizes) -> list:
+    values = iter(dynamic)
+    return [sizes.of_index(next(values)) if s == -(2**63) else s for s in static]
+
+
+def _extract_slice(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
+    parts = segments(op)
+    offsets = _mixed(list(op.attributes["static_offsets"]), parts[1], reader.sizes)
+    lengths = _mixed(list(op.attributes["static_sizes"]), parts[2], reader.sizes)
+    strides = _mixed(list(op.attributes["static_strides"]), parts[3], reader.sizes)
+    result = reader.sizes.shape(load.value)
+    surplus = len(lengths) - len(result)
+    coords, position = [], 0
+    for offset, length, stride in zip(offsets, lengths, strides, strict=True):
+        dropped = (
+            surplus and length == 1 and (position >= len(result) or result[position] != 1)
+        )
+        if dropped:
+            surplus -= 1
+            lin = ZERO
+        else:
+            lin = load.coords[position]
+            position += 1
+        coords.append(lin.scaled(stride).add(Lin((), offset)))
+    return None if surplus else reader.load(op.operands[0], coords)
+
+
+def concat_pieces(reader: Reader, op: ir.Operation) -> list[tuple[ir.Value, object, object]]:
+    """(operand, its first coordinate, one past its last) along the concatenated dimension."""
+    dim = op.attributes["dim"].value
+    start: object = 0
+    pieces = []
+    for operand in op.operands:
+        end = plus(start, reader.sizes.shape(operand)[dim])  # type: ignore[arg-type]
+        pieces.append((operand, start, end))
+        start = end
+    return pieces
+
+
+def span(lin: Lin) -> tuple[object, object]:
+    """(least, one past the largest) value of a form with coefficients that are not negative."""
+    end = lin.const
+    for atom, c in lin.terms:
+        end = plus(end, size(c * plus(atom.extent, -1)))
+    return lin.const, plus(end, 1)
+
+
+def _at_most(a: object, b: object) -> bool:
+    difference = plus(b, -1 * a)  # type: ignore[operator,arg-type]
+    if isinstance(difference, int):
+        return difference >= 0
+    # sizes are never negative
+    return all(c >= 0 for c in difference.terms.values())
+
+
+def _concat(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
+    dim = op.attributes["dim"].value
+    low, high = span(load.coords[dim])
+    for operand, start, end in concat_pieces(reader, op):
+        if _at_most(start, low) and _at_most(high, end):
+            coords = list(load.coords)
+            coords[dim] = coords[dim].add(Lin((), start), -1)  # type: ignore[arg-type]
+            return reader.load(operand, coords)
+    return None
+
+
+def _tensor_cast(reader: Reader, op: ir.Operation, load: Load) -> Node:
+    return reader.load(op.operands[0], load.coords)
+
+
+def _from_elements(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
+    if len(op.operands) == 1:
+        return outer_scalar(op.operands[0], reader.sizes)
+    return None
+
+
+def _global_load(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
+    target = reader.shared.globals.get(str(op.attributes["global"]).lstrip("@"))
+    if target is None or "is_mutable" in target.attributes:
+        return None
+    if "initial_value" not in target.attributes:
+        return None
+    return _splat(target.attributes["initial_value"])
+
+
+_STRUCTURAL = {
+    "linalg.fill": _fill,
+    "tensor.expand_shape": _expand_shape,
+    "tensor.collapse_shape": _collapse_shape,
+    "tensor.reshape": _reshape,
+    "tensor.extract_slice": _extract_slice,
+    "tensor.concat": _concat,
+    "tensor.cast": _tensor_cast,
+    "tensor.from_elements": _from_elements,
+    "util.global.load": _global_load,
+}
+
+__all__ = ["Reader", "Shared", "constant_node"]

@@ -1,0 +1,29 @@
+"""How a rule says no while a candidate is being raised."""
+
+from __future__ import annotations
+
+
+class Refuse(Exception):  # noqa: N818 - it is a verdict, not an error
+    """``rule`` cannot go on; ``subject`` names the op or value at fault."""
+
+    def __init__(self, rule: str, reason: str, subject: str = "") -> None:
+        super().__init__(reason)
+        self.rule = rule
+        self.reason = reason
+        self.subject = subject
+
+
+def describe(reader, node) -> str:  # noqa: ANN001
+    """A short name for an expression: its operation or the op that made the loaded value."""
+    from .expr import Apply, Const, Load
+    from .sizes import producer
+
+    node = reader.head(node)
+    if isinstance(node, Load):
+        op = producer(node.value)
+        return op.name if op is not None else "an argument"
+    if isinstance(node, Apply):
+        return node.name
+    if isinstance(node, Const):
+        return str(node.value)
+    return type(node).__name__.lower()

@@ -1,0 +1,116 @@
+"""raise_sites: all attention sites of a module, and why candidates are none."""
+
+from __future__ import annotations
+
+from iree.compiler import ir
+
+from ..refusal import Refusal
+from ..site import AttentionSite
+from .assemble import Attempt, assemble
+from .axes import Lin
+from .expr import Load
+from .product import Product, read_product
+from .reader import Reader, Shared
+from .refuse import Refuse
+from .sizes import producer
+from .walk import candidate_products, forward_chain, starts
+from .weights import place
+
+
+def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
+    """Every attention of a module at the end of the preprocessing phase, in program order.
+
+    The module is not changed. A candidate that cannot be proven is a :class:`Refusal`; a site's
+    views may hold a :class:`~.term.Term` where no single tensor has what a kernel reads.
+    """
+    found, globals_, dynamic = starts(module)
+    shared = Shared(globals_)
+    if dynamic:
+        _learn_sizes(module, shared)
+    seen: set = set()
+    tried: set = set()
+    results: list[AttentionSite | Refusal] = []
+    for start in found:
+        if start in tried or not start.results:
+            continue
+        tried.add(start)
+        for value in candidate_products(start, shared, seen):
+            outcome = raise_value(value, shared)
+            if outcome is not None:
+                results.append(outcome)
+    return results
+
+
+def _learn_sizes(module: ir.Module, shared: Shared) -> None:
+    """Sizes that must be equal wherever the program is defined: both sides of a reshape."""
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        if op.name == "tensor.reshape" and not op.results[0].type.has_static_shape:
+            before = list(shared.sizes.shape(op.operands[0]))
+            after = list(shared.sizes.shape(op.results[0]))
+            shared.sizes.assume_same_product(before, after)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+
+
+def raise_value(value: ir.Value, shared: Shared) -> AttentionSite | Refusal | None:
+    """The site that computes ``value`` or the furthest tensor that only rearranges it.
+
+    None where the value is no candidate: nothing near a softmax is multiplied.
+    """
+    chain = forward_chain(value, shared)
+    first: Refuse | None = None
+    partial: Attempt | None = None
+    for target in reversed(chain):
+        try:
+            attempt = _read(target, shared)
+        except Refuse as refuse:
+            if first is None or _progress(refuse) > _progress(first):
+                first = refuse
+            continue
+        if partial is None or attempt.cost < partial.cost:
+            partial = attempt
+        break
+    op = producer(value)
+    assert op is not None
+    if partial is not None:
+        return partial.site
+    assert first is not None
+    if first.reason == "no quotient of exponentials":
+        return None
+    return Refusal(str(op.location), first.rule, first.reason, first.subject)
+
+
+_ORDER = ("values", "softmax", "attention op", "scores", "masks", "roles", "views", "weights")
+
+
+def _progress(refuse: Refuse) -> int:
+    return _ORDER.index(refuse.rule) if refuse.rule in _ORDER else 0
+
+
+def _read(target: ir.Value, shared: Shared) -> Attempt:
+    reader = Reader(shared)
+    roots: list[Lin] = reader.axes_of(target)
+    out = reader.load(target, roots)
+    product: Product = read_product(reader, out)
+    fresh = reader.fresh(out)
+    assert isinstance(fresh, Load)
+    # reading operands may split further axes: settle them first
+    _settle(reader, product)
+    attempt = assemble(reader, product, fresh, roots)
+    place(reader, product, target, attempt)
+    return attempt
+
+
+def _settle(reader: Reader, product: Product) -> None:
+    from .operands import candidates
+    from .unify import node_atoms
+
+    for node in (product.q, product.k, product.v):
+        candidates(reader, node, True)
+    score = product.score
+    for node in (*score.bias, *score.after, *score.keep, *score.factors):
+        node_atoms(reader, node)
+    if product.softmax.sinks is not None:
+        node_atoms(reader, product.softmax.sinks)

@@ -1,0 +1,285 @@
+"""Sizes of tensor values: ints, or polynomials over run-time sizes that are the same value.
+
+A run-time size is named by the SSA value that made it or, where only the tensor knows it, by
+:class:`DimOf`. ``tensor.dim`` of a computed tensor is traced to the sizes that it was made with,
+so two names of one size compare equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iree.compiler import ir
+
+from ..extent import Extent
+from .axes import Size, over, plus, size, times
+
+DYNAMIC = -(2**63)
+
+
+@dataclass(frozen=True)
+class DimOf:
+    """The size of one dimension of a tensor value: ``tensor.dim value, position``."""
+
+    value: ir.Value
+    position: int
+
+    def __hash__(self) -> int:
+        return hash((self.value, self.position))
+
+
+def producer(value: ir.Value) -> ir.Operation | None:
+    """The operation that defines the value, None for a block argument."""
+    owner = value.owner
+    return None if isinstance(owner, ir.Block) else owner.operation
+
+
+def constant_int(value: ir.Value) -> int | None:
+    op = producer(value)
+    if op is None or op.name != "arith.constant":
+        return None
+    attribute = op.attributes["value"]
+    return attribute.value if isinstance(attribute, ir.IntegerAttr) else None
+
+
+def result_number(op: ir.Operation, value: ir.Value) -> int:
+    results = op.results
+    if len(results) == 1:
+        return 0
+    return next(i for i, r in enumerate(results) if r == value)
+
+
+def segments(op: ir.Operation) -> list[list[ir.Value]]:
+    sizes = list(op.attributes["operandSegmentSizes"])
+    operands = list(op.operands)
+    result, start = [], 0
+    for n in sizes:
+        result.append(operands[start : start + n])
+        start += n
+    return result
+
+
+class Sizes:
+    """Sizes of values in one module, memoised, with the equalities that ops imply."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[ir.Value, tuple[Size, ...]] = {}
+        self._index: dict[ir.Value, Size] = {}
+        self._same: dict[object, Size] = {}
+
+    # -- equalities ------------------------------------------------------------------------------
+    def assume_equal(self, a: Size, b: Size) -> None:
+        """Both sizes are equal wherever the program is defined; keep one name for them."""
+        a, b = self.canonical(a), self.canonical(b)
+        if a == b:
+            return
+        for one, other in ((a, b), (b, a)):
+            symbol = _sole_symbol(one)
+            if symbol is not None and not _mentions(other, symbol):
+                self._same[symbol] = other
+                self._shapes.clear()
+                self._index.clear()
+                return
+
+    def assume_same_product(self, a: list[Size], b: list[Size]) -> None:
+        left, right = _product(a), _product(b)
+        if isinstance(left, int) or isinstance(right, int):
+            return
+        for factor in [*a, *b]:
+            x, y = over(left, factor), over(right, factor)
+            if x is not None and y is not None:
+                left, right = x, y
+        self.assume_equal(left, right)
+
+    def canonical(self, value: Size) -> Size:
+        if isinstance(value, int) or not self._same:
+            return value
+        for _ in range(16):
+            symbols = {s for key in value.terms for s in key}
+            known = symbols & self._same.keys()
+            if not known:
+                return value
+            replaced = value.evaluate(
+                lambda s: Extent.of(self._same[s]) if s in self._same else Extent.symbol(s),
+                one=Extent(1),
+            )
+            value = size(Extent.of(replaced))
+            if isinstance(value, int):
+                return value
+        return value
+
+    # -- index-typed values ----------------------------------------------------------------------
+    def of_index(self, value: ir.Value) -> Size:
+        if value not in self._index:
+            self._index[value] = self.canonical(self._compute_index(value))
+        return self._index[value]
+
+    def _compute_index(self, value: ir.Value) -> Size:
+        op = producer(value)
+        symbol = Extent.symbol(value)
+        if op is None:
+            return symbol
+        name = op.name
+        if name == "arith.constant":
+            number = constant_int(value)
+            return symbol if number is None else number
+        if name == "tensor.dim":
+            source, position = op.operands[0], constant_int(op.operands[1])
+            return symbol if position is None else self.shape(source)[position]
+        if name in ("arith.index_cast", "arith.index_castui", "arith.extsi", "arith.extui"):
+            return self.of_index(op.operands[0])
+        if name in ("arith.muli", "arith.addi", "arith.subi", "arith.divsi", "arith.divui"):
+            a, b = self.of_index(op.operands[0]), self.of_index(op.operands[1])
+            if name == "arith.muli":
+                return times(a, b)
+            if name == "arith.addi":
+                return plus(a, b)
+            if name == "arith.subi":
+                return plus(a, times(b, -1))
+            quotient = over(a, b) if b != 0 else None
+            return symbol if quotient is None else quotient
+        if name == "affine.apply":
+            return self._affine(op, symbol)
+        if name == "util.assume.int":
+            return self.of_index(op.operands[result_number(op, value)])
+        return symbol
+
+    def _affine(self, op: ir.Operation, symbol: Extent) -> Size:
+        mapping = op.attributes["map"].value
+        operands = [self.of_index(v) for v in op.operands]
+
+        def walk(e: ir.AffineExpr) -> Size | None:
+            if isinstance(e, ir.AffineConstantExpr):
+                return e.value
+            if isinstance(e, ir.AffineDimExpr):
+                return operands[e.position]
+            if isinstance(e, ir.AffineSymbolExpr):
+                return operands[mapping.n_dims + e.position]
+            if isinstance(e, ir.AffineBinaryExpr):
+                a, b = walk(e.lhs), walk(e.rhs)
+                if a is None or b is None:
+                    return None
+                if isinstance(e, ir.AffineAddExpr):
+                    return plus(a, b)
+                if isinstance(e, ir.AffineMulExpr):
+                    return times(a, b)
+                if isinstance(e, (ir.AffineFloorDivExpr, ir.AffineCeilDivExpr)):
+                    return over(a, b)
+            return None
+
+        value = walk(mapping.results[0])
+        return symbol if value is None else value
+
+    # -- shapes ----------------------------------------------------------------------------------
+    def shape(self, value: ir.Value) -> tuple[Size, ...]:
+        """The sizes of a ranked tensor value."""
+        known = self._shapes.get(value)
+        if known is None:
+            kind = value.type
+            if kind.has_static_shape:
+                known = tuple(kind.shape)
+            else:
+                known = tuple(self.canonical(s) for s in self._dynamic(value, list(kind.shape)))
+            self._shapes[value] = known
+        return known
+
+    def _dynamic(self, value: ir.Value, static: list[int]) -> list[Size]:
+        op = producer(value)
+        unknown: list[Size] = [
+            s if s != DYNAMIC else Extent.symbol(DimOf(value, i)) for i, s in enumerate(static)
+        ]
+        if op is None:
+            return unknown
+        found = self._from_producer(op, value, static)
+        if found is None:
+            return unknown
+        return [s if s != DYNAMIC else f for s, f in zip(static, found, strict=True)]
+
+    def _from_producer(
+        self, op: ir.Operation, value: ir.Value, static: list[int]
+    ) -> list[Size] | None:
+        name = op.name
+        if name in ("tensor.empty", "hal.tensor.import", "bufferization.alloc_tensor"):
+            dims = [v for v in op.operands if isinstance(v.type, ir.IndexType)]
+            return _fill(static, [self.of_index(v) for v in dims])
+        if name == "tensor.expand_shape":
+            shape = list(op.attributes["static_output_shape"])
+            return _fill(shape, [self.of_index(v) for v in list(op.operands)[1:]])
+        if name == "tensor.collapse_shape":
+            source = self.shape(op.operands[0])
+            groups = [[int(x.value) for x in g] for g in op.attributes["reassociation"]]
+            return [_product([source[i] for i in g]) for g in groups]
+        if name == "tensor.extract_slice":
+            shape = list(op.attributes["static_sizes"])
+            full = _fill(shape, [self.of_index(v) for v in segments(op)[2]])
+            return None if full is None else _drop_units(full, static)
+        if name == "tensor.reshape":
+            elements = producer(op.operands[1])
+            if elements is not None and elements.name == "tensor.from_elements":
+                return [self.of_index(v) for v in elements.operands]
+            return None
+        if name in ("tensor.cast", "hal.tensor.barrier"):
+            position = result_number(op, value)
+            return list(self.shape(op.operands[position]))
+        if name == "tensor.insert_slice":
+            return list(self.shape(op.operands[1]))
+        if name == "tensor.concat":
+            dim = op.attributes["dim"].value
+            shapes = [self.shape(v) for v in op.operands]
+            result = list(shapes[0])
+            for other in shapes[1:]:
+                result[dim] = plus(result[dim], other[dim])
+            return result
+        if name.startswith(("linalg.", "iree_linalg_ext.")) and name != "linalg.pack":
+            position = result_number(op, value)
+            count = len(op.results)
+            tensors = [v for v in op.operands if isinstance(v.type, ir.RankedTensorType)]
+            return list(self.shape(tensors[len(tensors) - count + position]))
+        if name.startswith(("arith.", "math.")):
+            return list(self.shape(op.operands[-1]))
+        return None
+
+
+def _fill(static: list[int], dynamic: list[Size]) -> list[Size] | None:
+    source = iter(dynamic)
+    result: list[Size] = []
+    for s in static:
+        if s != DYNAMIC:
+            result.append(s)
+            continue
+        item = next(source, None)
+        if item is None:
+            return None
+        result.append(item)
+    return result
+
+
+def _drop_units(full: list[Size], static: list[int]) -> list[Size] | None:
+    """The sizes of a slice after its rank was reduced to that of ``static``."""
+    surplus = len(full) - len(static)
+    result: list[Size] = []
+    for s in full:
+        if surplus and s == 1 and (len(result) >= len(static) or static[len(result)] != 1):
+            surplus -= 1
+            continue
+        result.append(s)
+    return result if len(result) == len(static) else None
+
+
+def _product(sizes: list[Size]) -> Size:
+    result: Size = 1
+    for s in sizes:
+        result = times(result, s)
+    return result
+
+
+def _sole_symbol(value: Size) -> object | None:
+    if isinstance(value, Extent) and len(value.terms) == 1:
+        ((key, coefficient),) = value.terms.items()
+        if len(key) == 1 and coefficient == 1:
+            return key[0]
+    return None
+
+
+def _mentions(value: Size, symbol: object) -> bool:
+    return isinstance(value, Extent) and any(symbol in key for key in value.terms)

@@ -1,0 +1,84 @@
+"""Where the dispatch goes, and the probabilities as a second result.
+
+P is only needed outside when something else than the product with V reads it. Then the kernel
+writes it too, provided that the tensor is dense over (batch, head, query, key).
+"""
+
+from __future__ import annotations
+
+from iree.compiler import ir
+
+from ..site import AttentionSite, View
+from .assemble import Attempt
+from .axes import Size, times
+from .expr import Load
+from .operands import Candidate
+from .product import Product
+from .reader import Reader
+from .refuse import Refuse
+from .roles import Roles, extent_of
+from .sizes import producer
+from .views import view_of
+from .walk import users
+
+RULE = "weights"
+
+
+def place(reader: Reader, product: Product, target: ir.Value, attempt: Attempt) -> None:
+    """Sets anchor, location and, where P is read elsewhere, the weights."""
+    site = attempt.site
+    op = producer(target)
+    assert op is not None
+    site.anchor = op
+    site.location = str(op.location)
+    trail = [reader.fresh(load) for load in product.softmax.trail]
+    path = {producer(load.value) for load in trail if isinstance(load, Load)} | {product.final}
+    outside: Load | None = None
+    for load in trail:  # outermost first: the last one found is the closest to the softmax
+        assert isinstance(load, Load)
+        if any(user not in path for user in users(load.value)):
+            outside = load
+    if outside is None:
+        return
+    site.weights = _dense(reader, outside, attempt.roles)
+    site.anchor = _earliest(outside.value, path, op, site)
+
+
+def _dense(reader: Reader, load: Load, roles: Roles) -> View:
+    groups = [roles.batch, roles.heads, roles.query, roles.key]
+    view = view_of(reader, Candidate(load), groups, "any", offset=False)
+    stride: Size = 1
+    for position in (3, 2, 1, 0):
+        if view is None or (groups[position] and view.strides[position] != stride):
+            raise Refuse(
+                RULE,
+                "the probabilities are read elsewhere and are not laid out as"
+                " (batch, head, query, key)",
+                load.value.owner.operation.name,
+            )
+        stride = times(stride, extent_of(groups[position]))
+    assert view is not None
+    return view
+
+
+def _earliest(
+    value: ir.Value, path: set, op: ir.Operation, site: AttentionSite
+) -> ir.Operation:
+    """The first reader of P or of O: the dispatch stands before it and behind its operands."""
+    first = op
+    for user in users(value):
+        if user in path:
+            continue
+        if user.block != op.block:
+            raise Refuse(RULE, "the probabilities are read in another region", user.name)
+        if user.is_before_in_block(first):
+            first = user
+    for view in (site.q, site.k, site.v, site.mask, site.bias, site.sinks):
+        if view is None:
+            continue
+        source = producer(view.value) if isinstance(view.value, ir.Value) else None
+        if source is not None and source.block == op.block and not source.is_before_in_block(first):
+            raise Refuse(
+                RULE, "the probabilities are read before all operands are there", first.name
+            )
+    return first
