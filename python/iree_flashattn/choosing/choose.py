@@ -60,7 +60,7 @@ def choose(
         return refuse("choose.kernel", _closest(trail, rows, site, target), str(target))
     if splits > 1:
         by_name = {row.name: row for row in rows}
-        merges = tuple(by_name[row.combine] for row in partial if row.combine)
+        merges = tuple(by_name[n] for n in dict.fromkeys(row.combine for row in partial) if n)
         choice = Choice(tuple(partial), merges, splits, tuple(trail))
     else:
         choice = Choice(tuple(forward), trail=tuple(trail))
@@ -94,6 +94,8 @@ def _first_serving(
             continue
         if why_not := unserved(row, site, target):
             trail.append(f"{row.name}: {why_not}")
+            continue
+        if any(_shadows(better, row, target) for better in served):
             continue
         served.append(row)
         if not decided_at_run_time(row, target):
@@ -137,6 +139,12 @@ def decided_at_run_time(row: Kernel, target: Target) -> bool:
     """Whether the device may still refuse the row, so that another one has to stand behind it."""
     rules = _backend_rules(target)
     return rules is not None and rules.decided_at_run_time(row, target)
+
+
+def _shadows(better: Kernel, row: Kernel, target: Target) -> bool:
+    """Whether every device that could run the row runs the better one."""
+    rules = _backend_rules(target)
+    return rules is not None and hasattr(rules, "shadows") and rules.shadows(better, row, target)
 
 
 def _backend_rules(target: Target) -> ModuleType | None:

@@ -1,0 +1,82 @@
+"""What a Vulkan target says about its devices, and what is left for the device to say.
+
+A target such as ``ampere`` lists types, matrix shapes and limits; a generic one says little, and
+then the row becomes a variant with a condition on the device (``device_checks``) that has another
+row behind it. A matrix shape cannot be asked of the device, so matrix rows need it in the target.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..catalog import Kernel
+    from ..target import Target
+
+# Queries of the Vulkan driver ("vulkan.feature") that a target's types answer: (list, type).
+_IMPLIED = {
+    "storage_buffer_8bit_access": ("storage", "b8"),
+    "storage_buffer_16bit_access": ("storage", "b16"),
+    "shader_int8": ("compute", "int8"),
+    "shader_int16": ("compute", "int16"),
+    "shader_float16": ("compute", "fp16"),
+}
+# Matrix rows multiply 16x16x16 (VK_KHR_cooperative_matrix) into f32. NVIDIA's drivers offer that
+# wherever the hardware has the 16x8x16 instruction of the type.
+_MATRICES = {
+    "f16": r"_F32_(?:16x16x16|16x8x16)_F16\b",
+    "bf16": r"_F32_(?:16x16x16|16x8x16)_BF16\b",
+}
+
+
+def missing(row: Kernel, target: Target) -> str:
+    """What the row needs and no device of the target can be relied on to have, or ''."""
+    if row.target.get("matrix") and not re.search(_MATRICES[row.element], target.config):
+        return f"{row.element} matrices of 16x16x16 (--iree-vulkan-target names a GPU that has them)"
+    sizes = _numbers(target, "subgroup_size_choices")
+    subgroup = row.target.get("subgroup")
+    if subgroup and row.target.get("matrix") and sizes and subgroup not in sizes:
+        return f"subgroups of {subgroup} (the target has {sizes})"
+    threads = 1
+    for size in row.workgroup:
+        threads *= size
+    for key, needed, what in (
+        ("max_thread_count_per_workgroup", threads, "threads in a workgroup"),
+        ("max_workgroup_memory_bytes", row.extra.get("workgroup_memory", 0), "bytes of memory"),
+    ):
+        limit = _numbers(target, key)
+        if limit and needed > limit[0]:
+            return f"{needed} {what} (the target allows {limit[0]})"
+    return ""
+
+
+def device_checks(row: Kernel, target: Target) -> list[tuple[str, str, int]]:
+    """(category, key, value) of the device queries that the row's variant has to make."""
+    checks = []
+    for key in row.target.get("device", ()):
+        group, name = _IMPLIED.get(key, ("", ""))
+        if name not in _listed(target, group):
+            checks.append(("vulkan.feature", key, 1))
+    if subgroup := row.target.get("subgroup"):
+        checks.append(("vulkan.device", "subgroup_size", subgroup))
+    return checks
+
+
+def decided_at_run_time(row: Kernel, target: Target) -> bool:
+    return bool(device_checks(row, target))
+
+
+def shadows(better: Kernel, row: Kernel, target: Target) -> bool:
+    """Whether the better row asks nothing of a device that the row does not ask as well."""
+    return set(device_checks(better, target)) <= set(device_checks(row, target))
+
+
+def _listed(target: Target, group: str) -> list[str]:
+    found = re.search(rf"\b{group} = ([\w|]+)", target.config) if group else None
+    return found[1].split("|") if found else []
+
+
+def _numbers(target: Target, key: str) -> list[int]:
+    found = re.search(rf"\b{key} = \[?([\d, ]+)", target.config)
+    return [int(n) for n in found[1].split(",") if n.strip()] if found else []
