@@ -1,6 +1,7 @@
 // Attention of one block of rows over a range of keys: FlashAttention-2 (algorithm 1) with packed
 // panels, and the two kernels made of it, "forward" and "partial".
 #pragma once
+#include "direct.h"
 #include "gemm.h"
 #include "pack.h"
 #include "score.h"
@@ -14,6 +15,7 @@ struct Block {
   int64_t first, count;  // packed rows: row i is query i / group of head i % group
   int64_t groups;        // register tiles of at most kRows rows
   int64_t kv_tile, o_step;
+  bool direct;  // few rows: K and V are read in place, and q holds rows of round_up(dk, W)
   float *q, *o, *sum, *max;  // [dk][rows] a group, [row][o_step], [row][W], [row]
   float *k, *v, *s;          // panels of one block of keys; scores of one group
 };
@@ -27,16 +29,26 @@ FA_INLINE Group group_of(const Block &b, int64_t g) {
   return {g * each + (g < more ? g : more), each + (g < more)};
 }
 
-FA_INLINE int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-FA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+FA_INLINE const Element *k_of(const Problem &p, const Block &b) {
+  return p.k + b.batch * p.ks.batch + b.kv_head * p.ks.head;
+}
+FA_INLINE const Element *v_of(const Problem &p, const Block &b) {
+  return p.v + b.batch * p.vs.batch + b.kv_head * p.vs.head;
+}
 
 // Scores of one group against keys [begin + lo, begin + hi) of the packed block (lo on a panel).
 template <int M>
 FA_INLINE void group_scores(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
                             int64_t hi, bool adjust) {
   const int64_t keys = hi - lo;
-  scores<M>(b.q + g.first * p.dk, b.k + lo * p.dk, round_up(keys, kPanel) / kPanel, p.dk, b.s);
+  if (b.direct) {
+    const int64_t step = round_up(p.dk, W);
+    if constexpr (M <= kDirectRows)
+      direct_scores<M>(p, b.q + g.first * step, step, k_of(p, b) + (begin + lo) * p.ks.row, keys,
+                       b.s);
+  } else {
+    scores<M>(b.q + g.first * p.dk, b.k + lo * p.dk, round_up(keys, kPanel) / kPanel, p.dk, b.s);
+  }
   if (!adjust) return;
   for (int i = 0; i < M; ++i) {
     int64_t row = b.first + g.first + i, query = row / p.group;
@@ -52,8 +64,13 @@ inline __attribute__((noinline)) void group_step(const Problem &p, const Block &
   float factor[W];
   group_scores<M>(p, b, g, begin, lo, hi, adjust);
   softmax_step<M>(b.s, hi - lo, b.max + g.first, b.sum + g.first * W, factor);
-  values<M>(b.s, b.v + lo * kPanel, b.kv_tile, hi - lo, p.dv, b.o + g.first * b.o_step, b.o_step,
-            factor);
+  float *o = b.o + g.first * b.o_step;
+  if (b.direct) {
+    if constexpr (M <= kDirectRows)
+      direct_values<M>(p, b.s, v_of(p, b) + (begin + lo) * p.vs.row, hi - lo, o, b.o_step, factor);
+  } else {
+    values<M>(b.s, b.v + lo * kPanel, b.kv_tile, hi - lo, p.dv, o, b.o_step, factor);
+  }
 }
 
 // P of keys [begin, begin + keys), from fresh scores and the final maxima and sums.
@@ -107,11 +124,10 @@ FA_INLINE bool fill_vanishes(const Problem &p, const Block &b, Group g) {
   return true;
 }
 
-FA_INLINE const Element *k_of(const Problem &p, const Block &b) {
-  return p.k + b.batch * p.ks.batch + b.kv_head * p.ks.head;
-}
-FA_INLINE const Element *v_of(const Problem &p, const Block &b) {
-  return p.v + b.batch * p.vs.batch + b.kv_head * p.vs.head;
+FA_INLINE void pack_keys(const Problem &p, const Block &b, int64_t begin, int64_t keys) {
+  if (b.direct) return;
+  pack_k(p, k_of(p, b), begin, keys, b.k);
+  pack_v(p, v_of(p, b), begin, keys, b.kv_tile, b.v);
 }
 
 // The keys that the band leaves visible, of [key_begin, key_end).
@@ -124,8 +140,7 @@ inline void attend_visible(const Problem &p, const Block &b, int64_t key_begin, 
   const bool plain = p.plain_scores();
   for (int64_t begin = from; begin < to; begin += b.kv_tile) {
     int64_t keys = smaller(b.kv_tile, to - begin);
-    pack_k(p, k_of(p, b), begin, keys, b.k);
-    pack_v(p, v_of(p, b), begin, keys, b.kv_tile, b.v);
+    pack_keys(p, b, begin, keys);
     for (int64_t g = 0; g < b.groups; ++g) {
       Group group = group_of(b, g);
       Segment seg = visible(p, b, group, begin, keys);
@@ -153,8 +168,7 @@ inline void attend_filled(const Problem &p, const Block &b, int64_t key_begin, i
       if (seg.lo == 0 && seg.hi == keys) continue;
       if (seg.lo >= seg.hi) seg = {keys, keys, false};
       if (!packed) {
-        pack_k(p, k_of(p, b), begin, keys, b.k);
-        pack_v(p, v_of(p, b), begin, keys, b.kv_tile, b.v);
+        pack_keys(p, b, begin, keys);
         packed = true;
       }
       with_rows(group.count, [&](auto m) {
@@ -168,7 +182,12 @@ inline void attend_filled(const Problem &p, const Block &b, int64_t key_begin, i
 // Attention of the block's rows over [key_begin, key_end): leaves o (not normalised), max and sum.
 inline void attend(const Problem &p, const Block &b, int64_t key_begin, int64_t key_end) {
   const Element *q = p.q + b.batch * p.qs.batch + b.kv_head * p.group * p.qs.head;
-  for (int64_t g = 0; g < b.groups; ++g) {
+  for (int64_t i = 0; b.direct && i < b.count; ++i) {
+    int64_t row = b.first + i;
+    widen_row(p, q + row / p.group * p.qs.row + row % p.group * p.qs.head,
+              b.q + i * round_up(p.dk, W));
+  }
+  for (int64_t g = 0; !b.direct && g < b.groups; ++g) {
     Group group = group_of(b, g);
     pack_q(p, q, b.first + group.first, group.count, b.q + group.first * p.dk);
   }
@@ -185,7 +204,8 @@ inline Block carve(const Problem &p, void *scratch) {
   constexpr int64_t total = kScratchBytes / 4 - kRows * kKvTile - 8 * W;
   Block b = {};
   b.o_step = round_up(p.dv, W);
-  const int64_t a_key = p.dk + round_up(p.dv, kPanel), a_row = p.dk + b.o_step + W + 1;
+  const int64_t a_key = p.dk + round_up(p.dv, kPanel);
+  const int64_t a_row = round_up(p.dk, W) + b.o_step + W + 1;
   int64_t fitting = total / 2 / (a_key ? a_key : 1) / kPanel * kPanel;
   b.kv_tile = larger(smaller(kKvTile, fitting), kPanel);
   b.count = larger(smaller(kQTile, (total - b.kv_tile * a_key) / a_row), 1);
@@ -197,7 +217,7 @@ inline Block carve(const Problem &p, void *scratch) {
   b.o = take(b.count * b.o_step);
   b.sum = take(b.count * W);
   b.max = take(b.count);
-  b.q = take(b.count * p.dk);  // last: packing writes up to W floats beyond it
+  b.q = take(b.count * round_up(p.dk, W));  // last: packing writes up to W floats beyond it
   return b;
 }
 
@@ -214,6 +234,9 @@ FA_INLINE void for_row_blocks(const Problem &p, uint32_t x, Block b, Body body) 
   for (b.first = first; b.first < end; b.first += most) {
     b.count = smaller(most, end - b.first);
     b.groups = (b.count + kRows - 1) / kRows;
+    b.direct = b.count <= kDirectRows &&
+               !p.has(FA_FLAG_Q_TRANSPOSED | FA_FLAG_K_TRANSPOSED | FA_FLAG_V_TRANSPOSED |
+                      FA_FLAG_WEIGHTS);
     body(b);
   }
 }

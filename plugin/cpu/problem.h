@@ -20,6 +20,10 @@ constexpr float kLog2E = 1.44269504088896340736f;
 
 inline float word_f32(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
+FA_INLINE int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+FA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
 // Strides in elements, 64 bits wide so that their products cannot wrap.
 struct Strides {
   int64_t batch, head, row;

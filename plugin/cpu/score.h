@@ -23,52 +23,58 @@ FA_INLINE RowMasks row_masks(const Problem &p, int64_t batch, int64_t head, int6
   return r;
 }
 
-template <class T>
-FA_INLINE Vec bias_at(const void *bias, bool broadcast, int64_t key, int64_t n) {
-  const T *b = static_cast<const T *>(bias);
-  return broadcast ? splat(widen(b[0])) : load_n(b + key, n);
+FA_INLINE Vec bias_at(const Problem &p, const void *bias, int64_t key, int64_t n) {
+  if (p.has(FA_FLAG_BIAS_KEY_BROADCAST)) key = 0, n = 1;
+  Vec x = p.has(FA_FLAG_BIAS_F32) ? load_n(static_cast<const float *>(bias) + key, n)
+                                  : load_n(static_cast<const Element *>(bias) + key, n);
+  return p.has(FA_FLAG_BIAS_KEY_BROADCAST) ? splat(x[0]) : x;
 }
 
 // All-ones lanes for the elements that the mask excludes.
 FA_INLINE Int masked_out(const Problem &p, const uint8_t *mask, int64_t key, int64_t n) {
-  Int bytes = {};
-  if (p.has(FA_FLAG_MASK_KEY_BROADCAST)) {
-    bytes = splat_i(mask[0]);
-  } else if (n >= W) {
-    bytes = __builtin_convertvector(*reinterpret_cast<const BytesU *>(mask + key), Int);
-  } else {
-    for (int j = 0; j < W; ++j)
-      if (j < n) bytes[j] = mask[key + j];
-  }
+  Int bytes = p.has(FA_FLAG_MASK_KEY_BROADCAST) ? splat_i(mask[0]) : load_bytes_n(mask + key, n);
   return p.has(FA_FLAG_MASK_DROP) ? Int(bytes != 0) : Int(bytes == 0);
 }
 
-// Scores s[0, count) of one row, whose first key is `key`; vectors are written whole.
-inline __attribute__((noinline)) void adjust_row(const Problem &p, RowMasks m, int64_t row,
-                                                 int64_t key, int64_t count, float *s) {
-  const bool key_broadcast = p.has(FA_FLAG_BIAS_KEY_BROADCAST);
-  const bool after = p.has(FA_FLAG_BIAS_AFTER_FILL), cap = p.has(FA_FLAG_SOFTCAP);
-  const bool banded = p.banded();
-  const Vec c = splat(p.softcap), inverse = splat(1.0f / p.softcap);
+// Scores s[0, count) of one row, whose first key is `key`; vectors are written whole. The template
+// says what the problem has, so that the loop does not ask again for every vector.
+template <bool kCap, bool kBias, bool kMask, bool kBand>
+inline __attribute__((noinline)) void adjust(const Problem &p, RowMasks m, int64_t row, int64_t key,
+                                             int64_t count, float *s) {
+  const bool after = p.has(FA_FLAG_BIAS_AFTER_FILL);
+  const Vec c = splat(p.softcap), inverse = splat(1.0f / p.softcap), fill = splat(p.fill);
   // Band bounds relative to `key`, clamped so that they fit a lane.
   const int64_t lo = p.first_key(row) - key, hi = p.end_key(row) - key;
   const Int lo_lane = splat_i(int32_t(lo < 0 ? 0 : lo > count ? count : lo));
   const Int hi_lane = splat_i(int32_t(hi < 0 ? 0 : hi > count ? count : hi));
   Int lane = lane_index();
   for (int64_t i = 0; i < count; i += W) {
-    int64_t n = count - i < W ? count - i : W;
-    Vec x = load(s + i);
-    if (cap) x = c * tanh(x * inverse);
-    Vec bias = {};
-    if (m.bias)
-      bias = p.has(FA_FLAG_BIAS_F32) ? bias_at<float>(m.bias, key_broadcast, key + i, n)
-                                     : bias_at<Element>(m.bias, key_broadcast, key + i, n);
-    if (m.bias && !after) x += bias;
-    if (m.mask) x = masked_out(p, m.mask, key + i, n) ? splat(p.fill) : x;
-    if (banded) x = ((lane < lo_lane) | (lane >= hi_lane)) ? splat(p.fill) : x;
-    if (m.bias && after) x += bias;
+    int64_t n = count - i;
+    Vec x = load(s + i), bias = {};
+    if (kCap) x = c * tanh(x * inverse);
+    if (kBias) bias = bias_at(p, m.bias, key + i, n);
+    if (kBias && !after) x += bias;
+    if (kMask) x = masked_out(p, m.mask, key + i, n) ? fill : x;
+    if (kBand) x = ((lane < lo_lane) | (lane >= hi_lane)) ? fill : x;
+    if (kBias && after) x += bias;
     store(s + i, x);
     lane += W;
+  }
+}
+
+template <bool... kKnown>
+FA_INLINE void adjust_row(const Problem &p, RowMasks m, int64_t row, int64_t key, int64_t count,
+                          float *s) {
+  if constexpr (sizeof...(kKnown) == 4) {
+    adjust<kKnown...>(p, m, row, key, count, s);
+  } else {
+    constexpr uint32_t flags[] = {FA_FLAG_SOFTCAP, FA_FLAG_BIAS, FA_FLAG_MASK,
+                                  FA_FLAG_BAND_LO | FA_FLAG_BAND_HI};
+    if (p.has(flags[sizeof...(kKnown)])) {
+      adjust_row<kKnown..., true>(p, m, row, key, count, s);
+    } else {
+      adjust_row<kKnown..., false>(p, m, row, key, count, s);
+    }
   }
 }
 

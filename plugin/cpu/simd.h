@@ -131,7 +131,23 @@ FA_INLINE void store(f16 *p, Vec x) {
 }
 #endif
 
-// The first n lanes (0 <= n <= W); the others are 0, and their memory is not touched.
+// The first n lanes (n >= W: all); the others are 0, and their memory is not touched.
+#if defined(__AVX512BW__)
+FA_INLINE uint32_t first_lanes(int64_t n) { return n >= W ? 0xffffu : (1u << n) - 1; }
+FA_INLINE Vec load_n(const float *p, int64_t n) {
+  return _mm512_maskz_loadu_ps(first_lanes(n), p);
+}
+FA_INLINE Vec load_n(const bf16 *p, int64_t n) {
+  __m256i x = _mm256_maskz_loadu_epi16(first_lanes(n), p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+FA_INLINE Vec load_n(const f16 *p, int64_t n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+FA_INLINE Int load_bytes_n(const uint8_t *p, int64_t n) {
+  return (Int)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p));
+}
+#else
 template <class T>
 FA_INLINE Vec load_n(const T *p, int64_t n) {
   if (n >= W) return load(p);
@@ -140,6 +156,14 @@ FA_INLINE Vec load_n(const T *p, int64_t n) {
     if (j < n) lanes[j] = widen(p[j]);
   return load(lanes);
 }
+FA_INLINE Int load_bytes_n(const uint8_t *p, int64_t n) {
+  if (n >= W) return __builtin_convertvector(*reinterpret_cast<const BytesU *>(p), Int);
+  Int x = {};
+  for (int j = 0; j < W; ++j)
+    if (j < n) x[j] = p[j];
+  return x;
+}
+#endif
 template <class T>
 FA_INLINE void store_n(T *p, Vec x, int64_t n) {
   if (n >= W) return store(p, x);
@@ -194,6 +218,17 @@ FA_INLINE void transpose(Vec (&x)[W]) {
 #pragma unroll
     for (int i = 0; i < W; ++i) x[i] = y[i];
   }
+}
+
+// Lane i of the result is the sum of x[i]: a transposition that adds as it goes.
+FA_INLINE Vec reduce_sums(Vec (&x)[W]) {
+#pragma unroll
+  for (int half = W / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int i = 0; i < half; ++i)
+      x[i] = interleave<false>(x[i], x[i + half], AllLanes{}) +
+             interleave<true>(x[i], x[i + half], AllLanes{});
+  return x[0];
 }
 
 // ---- exp2 and tanh -------------------------------------------------------------------------------

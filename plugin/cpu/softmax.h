@@ -9,32 +9,6 @@ namespace {
 // out of the arithmetic.
 FA_INLINE float finite_max(float m) { return m == -kInf ? 0.0f : m; }
 
-// e^(x - m) for x <= m: one fused multiplication when m * log2 e is far from overflow.
-template <bool kHuge>
-FA_INLINE Vec probability(Vec x, Vec m, Vec m_log2) {
-  return kHuge ? exp2((x - m) * splat(kLog2E)) : exp2(fma(x, splat(kLog2E), -m_log2));
-}
-
-template <int M, bool kHuge>
-FA_INLINE void exponentiate(float *s, int64_t keys, const float *old_max, const float *new_max,
-                            float *sum_of, float *factor) {
-  // An old maximum of -inf makes the factor 0, which is right: nothing was accumulated.
-  const Vec all = load(new_max);
-  store(factor, probability<kHuge>(load(old_max), all, all * splat(kLog2E)));
-  for (int i = 0; i < M; ++i) {
-    float *row = s + i * kKvTile;
-    const Vec m = splat(new_max[i]), m_log2 = m * splat(kLog2E);
-    Vec sum = load(sum_of + i * W) * splat(factor[i]);
-#pragma unroll 2
-    for (int64_t j = 0; j < keys; j += W) {
-      Vec e = probability<kHuge>(load(row + j), m, m_log2);
-      store(row + j, e);
-      sum += e;
-    }
-    store(sum_of + i * W, sum);
-  }
-}
-
 // For each of M rows: s[row][0, keys) becomes exp(s - max), `sum` (W partial sums a row) and `max`
 // move on, and factor[row] is what earlier sums and outputs have to be multiplied by. Lanes of the
 // last vector beyond `keys` hold garbage on entry and zeros on return.
@@ -43,7 +17,6 @@ FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of
   const int64_t whole = keys / W * W;
   const Int beyond = lane_index() >= splat_i(int32_t(keys - whole));
   float old_max[W], new_max[W];
-  bool huge = false;
   for (int i = 0; i < W; ++i) old_max[i] = new_max[i] = 0.0f;
   for (int i = 0; i < M; ++i) {
     float *row = s + i * kKvTile;
@@ -58,12 +31,21 @@ FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of
     old_max[i] = max_of[i];
     max_of[i] = reduce_max(m);
     new_max[i] = finite_max(max_of[i]);
-    huge |= !(__builtin_fabsf(new_max[i]) < 1e38f);
   }
-  if (huge) {
-    exponentiate<M, true>(s, keys, old_max, new_max, sum_of, factor);
-  } else {
-    exponentiate<M, false>(s, keys, old_max, new_max, sum_of, factor);
+  // An old maximum of -inf makes the factor 0, which is right: nothing was accumulated.
+  store(factor, exp_nonpositive(load(old_max) - load(new_max)));
+  for (int i = 0; i < M; ++i) {
+    float *row = s + i * kKvTile;
+    const Vec m = splat(new_max[i]);
+    Vec sum = load(sum_of + i * W) * splat(factor[i]);
+#pragma unroll 2
+    for (int64_t j = 0; j < keys; j += W) {
+      // Not one fused x * log2 e - m * log2 e: its rounding error grows with the maximum.
+      Vec e = exp_nonpositive(load(row + j) - m);
+      store(row + j, e);
+      sum += e;
+    }
+    store(sum_of + i * W, sum);
   }
 }
 
