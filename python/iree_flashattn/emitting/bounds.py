@@ -12,6 +12,7 @@ from iree.compiler.dialects import arith, cf
 from ..choosing.choose import MAX_GRID_YZ
 from ..choosing.demands import operands
 from ..extent import Extent
+from ..raising.term import Term
 from ..site import AttentionSite, View
 from .builder import Builder
 from .shapes import size
@@ -84,7 +85,9 @@ def _reach(view: View, sizes: tuple[Extent, ...]) -> Extent:
     return last + 1
 
 
-def _static_elements(value: ir.Value) -> int | None:
+def _static_elements(value: ir.Value | Term) -> int | None:
+    if isinstance(value, Term):  # built to measure
+        return None
     shape = ir.RankedTensorType(value.type)
     if not shape.has_static_shape:
         return None

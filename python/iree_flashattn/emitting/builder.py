@@ -8,6 +8,7 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, tensor
 
 from ..extent import Extent
+from ..raising.sizes import DimOf
 
 
 class Builder:
@@ -65,7 +66,9 @@ class Builder:
             self._extents[extent] = total
         return self._extents[extent]
 
-    def as_index(self, value: ir.Value) -> ir.Value:
+    def as_index(self, value: ir.Value | DimOf) -> ir.Value:
+        if isinstance(value, DimOf):
+            return self.dim(value.value, value.position)
         if value.type == self.index_type:
             return value
         op = arith.IndexCastOp(self.index_type, value, loc=self.location, ip=self.point)

@@ -9,6 +9,7 @@ from iree.compiler import ir
 from ..choosing import Choice
 from ..choosing.demands import element_of
 from ..extent import Extent
+from ..raising.materialise import resolve
 from ..site import AttentionSite
 from ..target import Target, affinity_of
 from .bounds import check, check_grid
@@ -35,6 +36,7 @@ def emit(site: AttentionSite, choices: list[tuple[Target, Choice]], added: Execu
     Raises ``UnknownShapeError`` before anything is changed.
     """
     build = Builder(site.anchor)
+    site = resolve(site, build, added.terms)
     results = [_result_like(site.out.value, build)]
     if site.weights is not None:
         results.append(_result_like(site.weights.value, build))

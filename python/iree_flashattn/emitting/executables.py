@@ -52,6 +52,7 @@ class Executables:
         self._options = options
         self._added: dict[tuple, ir.ArrayAttr] = {}
         self._taken: set[str] | None = None
+        self.terms: dict[tuple, ir.Value] = {}  # tensors built for sites, by what they are
 
     def entry_points(self, kernels: list[Placed], with_weights: bool = False) -> ir.ArrayAttr:
         """``[@exe::@variant::@export, …]`` for the kernels, best first; adds what is missing."""
