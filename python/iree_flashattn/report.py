@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,9 +71,18 @@ class Report:
             )
 
 
+def readable(location: str) -> str:
+    """``file:line:column`` out of an MLIR location, which may be nested; else as it is."""
+    found = re.search(r'"([^"]+)":(\d+):(\d+)', location)
+    if found:
+        return ":".join(found.groups())
+    found = re.search(r'"([^"]+)"', location)
+    return found[1] if found else location
+
+
 def of_refusal(refusal: Refusal, site: AttentionSite | None = None) -> SiteReport:
     return SiteReport(
-        refusal.location,
+        readable(refusal.location),
         False,
         reason=refusal.reason,
         rule=refusal.rule,

@@ -43,23 +43,25 @@ def substitute(
     devices = Devices(module)
     executables = Executables(module, options)
     done = Report()
-    replaced: list[ir.Value] = []
+    replaced: list[tuple[ir.Value, ir.Value]] = []
     for candidate in candidates:
         if isinstance(candidate, Refusal):
             done.sites.append(reporting.of_refusal(candidate))
             continue
         # The description is taken first: emitting replaces values that it reads.
-        served = SiteReport(candidate.location, True, spelling=candidate.spelling)
+        served = SiteReport(reporting.readable(candidate.location), True, spelling=candidate.spelling)
         served.description = reporting.describe(candidate)
-        answer = _serve(candidate, devices, executables, options)
+        answer = _serve(candidate, devices, executables, options, replaced)
         if isinstance(answer, Refusal):
             done.sites.append(reporting.of_refusal(answer, candidate))
         else:
             served.kernel = answer[0][1].name
             served.trail = [line for _, choice in answer for line in choice.trail]
             done.sites.append(served)
-            replaced += [view.value for view in (candidate.out, candidate.weights) if view]
-    erase_dead(replaced)
+    # A site may read what an earlier one computed, by the value that it had then.
+    for old, new in replaced:
+        old.replace_all_uses_with(new)
+    erase_dead([old for old, _ in replaced])
     if options.report:
         done.write(options.report)
     if options.strict:
@@ -68,7 +70,11 @@ def substitute(
 
 
 def _serve(
-    site: AttentionSite, devices: Devices, executables: Executables, options: Options
+    site: AttentionSite,
+    devices: Devices,
+    executables: Executables,
+    options: Options,
+    replaced: list[tuple[ir.Value, ir.Value]],
 ) -> list[tuple[Target, Choice]] | Refusal:
     def refuse(rule: str, reason: str, subject: str = "") -> Refusal:
         return Refusal(site.location, rule, reason, subject, site.spelling)
@@ -96,7 +102,7 @@ def _serve(
         )
     try:
         with site.anchor.context:
-            emit(site, choices, executables)
+            replaced += emit(site, choices, executables)
     except UnknownShapeError as error:
         return refuse("emit.shape", str(error))
     return choices

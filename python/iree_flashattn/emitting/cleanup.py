@@ -9,14 +9,14 @@ _PURE_DIALECTS = ("arith", "math", "tensor", "linalg", "iree_linalg_ext", "affin
 
 def erase_dead(values: list[ir.Value]) -> None:
     """Erases the ops that computed ``values`` and, recursively, what only they used."""
-    pending = [value.owner.operation for value in values if not isinstance(value.owner, ir.Block)]
+    # Each op is in the list once: a wrapper of an op that is gone must not be touched again.
+    owners = [value.owner for value in values]
+    pending = dict.fromkeys(o.operation for o in owners if not isinstance(o, ir.Block))
     while pending:
-        op = pending.pop()
-        if not _is_dead(op):
-            continue
-        sources = _producers(op)
-        op.erase()
-        pending += sources
+        op, _ = pending.popitem()
+        if _is_dead(op):
+            pending.update(_producers(op))
+            op.erase()
 
 
 def _is_dead(op: ir.Operation) -> bool:
@@ -25,7 +25,7 @@ def _is_dead(op: ir.Operation) -> bool:
     return all(not list(result.uses) for result in op.results)
 
 
-def _producers(op: ir.Operation) -> list[ir.Operation]:
+def _producers(op: ir.Operation) -> dict[ir.Operation, None]:
     """Distinct ops behind the operands, those of nested regions included."""
     found: dict[ir.Operation, None] = {}
     stack = [op]
@@ -39,7 +39,7 @@ def _producers(op: ir.Operation) -> list[ir.Operation]:
             for block in region.blocks:
                 stack += [inner.operation for inner in block.operations]
     inside = set(_nested(op))
-    return [producer for producer in found if producer not in inside]
+    return {producer: None for producer in found if producer not in inside}
 
 
 def _nested(op: ir.Operation) -> list[ir.Operation]:

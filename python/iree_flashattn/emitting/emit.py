@@ -29,9 +29,12 @@ class Result:
     sizes: list[ir.Value]
 
 
-def emit(site: AttentionSite, choices: list[tuple[Target, Choice]], added: Executables) -> None:
+def emit(
+    site: AttentionSite, choices: list[tuple[Target, Choice]], added: Executables
+) -> list[tuple[ir.Value, ir.Value]]:
     """Replaces the site's value (and weights) by those of a dispatch of the chosen kernels.
 
+    Returns the pairs (old, new): sites that are emitted later may still read the old ones.
     ``choices`` holds one choice for each target the site may run on; all have the same split.
     Raises ``UnknownShapeError`` before anything is changed.
     """
@@ -68,11 +71,12 @@ def emit(site: AttentionSite, choices: list[tuple[Target, Choice]], added: Execu
         entry = added.entry_points(forward, site.weights is not None)
         values = _dispatch(entry, workload, constants, operands, results, site, build)
 
-    old = site.out.value
-    old.replace_all_uses_with(_like(values[0], old.type, build))
+    replaced = [(site.out.value, _like(values[0], site.out.value.type, build))]
     if site.weights is not None:
-        old = site.weights.value
-        old.replace_all_uses_with(_like(values[1], old.type, build))
+        replaced.append((site.weights.value, _like(values[1], site.weights.value.type, build)))
+    for old, new in replaced:
+        old.replace_all_uses_with(new)
+    return replaced
 
 
 def _operands(site: AttentionSite) -> list[ir.Value]:

@@ -1,0 +1,1 @@
+"""Benchmarks: the problem list and whole models, with the flag, without it, and elsewhere."""

@@ -1,0 +1,65 @@
+"""Compiled modules on the local-task device, and fair timing of several contenders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@cache
+def configuration() -> Any:
+    import iree.runtime
+
+    return iree.runtime.Config("local-task")
+
+
+def load(vmfb: bytes, function: str = "attention") -> Callable[..., Any]:
+    """The function of a compiled module; its arguments are arrays or device arrays."""
+    import iree.runtime as rt
+
+    config = configuration()
+    context = rt.SystemContext(config=config)
+    context.add_vm_module(rt.VmModule.copy_buffer(context.instance, vmfb))
+    (name,) = [n for n in context.modules if n != "hal"]
+    return getattr(context.modules[name], function)
+
+
+def on_device(array: NDArray) -> Any:
+    import iree.runtime as rt
+
+    return rt.asdevicearray(configuration().device, array)
+
+
+def to_float(result: Any) -> NDArray[np.float64]:
+    return np.asarray(result.to_host()).astype(np.float64)
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], seconds: float = 1.0, least: int = 3
+) -> dict[str, list[float]]:
+    """Times of each contender in seconds, taken in rounds so that all see the same machine.
+
+    A contender stops taking part when it has used its share of ``seconds`` and has ``least`` times.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for call in contenders.values():
+        call()
+    share = seconds / max(1, len(contenders))
+    running = dict(contenders)
+    while running:
+        for name, call in list(running.items()):
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+            if sum(times[name]) >= share and len(times[name]) >= least:
+                del running[name]
+    return times
+
+
+def median(values: Sequence[float]) -> float:
+    return float(np.median(values))

@@ -1,0 +1,102 @@
+"""``iree-flashattn info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .. import __version__, _startup, catalog, resources
+from ..matrix import matrix_rows
+from ..resources import MissingResourceError
+
+
+def runtime_plugin_path() -> Path:
+    """The HAL executable plugin. Raises MissingResourceError."""
+    return resources.require(resources.native_dir() / "lib" / "libiree_flashattn_runtime.so")
+
+
+def run(runtime_plugin: bool) -> None:
+    if runtime_plugin:
+        print(runtime_plugin_path())
+        return
+    console = Console()
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _facts():
+        facts.add_row(name, value)
+    console.print(facts, soft_wrap=True)
+    console.print()
+    header, *rows = matrix_rows()
+    table = Table(*header, title="Kernels")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _facts() -> list[tuple[str, str]]:
+    import iree.compiler.version
+    import iree.runtime.version
+
+    from ..compilers import find_compiler, unsupported
+
+    found = [("iree-flashattn", __version__)]
+    compiler = find_compiler([str(Path(iree.compiler.version.__file__).parents[1])])
+    if compiler is None:
+        found.append(("iree-base-compiler", "not installed"))
+    else:
+        verdict = "" if compiler.supported else f" - {unsupported(compiler)}"
+        found.append(("iree-base-compiler", f"{compiler.version}{verdict}"))
+    found.append(("iree-base-runtime", iree.runtime.version.VERSION))
+    found.append(("compiler plugin", _path(Path(_startup.plugin_path()))))
+    try:
+        found.append(("runtime plugin", str(runtime_plugin_path())))
+    except MissingResourceError as error:
+        found.append(("runtime plugin", str(error)))
+    for backend in catalog.BACKENDS:
+        found.append((f"{backend} kernels", _kernels(backend)))
+    found.append(("this CPU", _cpu()))
+    return found
+
+
+def _path(path: Path) -> str:
+    path = path.resolve()
+    return str(path) if path.is_file() else f"{path} is missing; reinstall the package"
+
+
+def _kernels(backend: str) -> str:
+    try:
+        rows = catalog.kernels(backend)
+    except MissingResourceError:
+        return "none in this installation"
+    folder = resources.native_dir() / backend
+    built = {path.name.split(".")[0] for path in folder.glob("fa_*")} if folder.is_dir() else set()
+    missing = [row.name for row in rows if row.name not in built]
+    note = f", not built: {len(missing)}" if missing else ""
+    return f"{len(rows)} in {folder}{note}"
+
+
+def _cpu() -> str:
+    """The instruction sets of the machine that kernels ask for, as the compiler sees them."""
+    from ..compiling import LOCAL, compile_module
+    from ..target import executable_targets, parse_target
+
+    text = compile_module(
+        "func.func @f() { return }", (*LOCAL, "--compile-to=preprocessing"), plugin=False
+    ).vmfb.decode()
+    targets = [parse_target(target) for target in executable_targets(text)]
+    asked = {f for row in catalog.kernels("cpu") for f in row.target.get("features", ())}
+    asked |= {"avx512bf16", "avx512fp16", "amx-bf16"}
+    for target in targets:
+        here = sorted(asked & target.features)
+        best = next(
+            (
+                row.name.rpartition("_")[2]
+                for row in catalog.kernels("cpu")
+                if row.target.get("arch") == target.arch
+                and set(row.target.get("features", ())) <= target.features
+            ),
+            "none",
+        )
+        return f"{target.arch} with {' '.join(here)}; best kernels: {best}"
+    return "unknown"

@@ -1,0 +1,102 @@
+"""The support matrix, generated from the kernel tables: ``python -m iree_flashattn.matrix README.md``.
+
+Rewrites what stands between the two markers of the file; with ``--check`` only says whether it is
+current.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import catalog
+from .resources import MissingResourceError
+
+BEGIN, END = "<!-- support-matrix:begin -->", "<!-- support-matrix:end -->"
+HEADER = ("back end", "kernels", "runs on", "types", "head dims", "roles", "features it lacks")
+_NAMES = {"cpu": "CPU", "cuda": "CUDA", "spirv": "Vulkan"}
+
+
+def matrix_rows() -> list[tuple[str, ...]]:
+    """The header and one line for each family of kernels, in the tables' order."""
+    found = [HEADER]
+    for backend in catalog.BACKENDS:
+        try:
+            kernels = catalog.kernels(backend)
+        except MissingResourceError:
+            continue
+        families: dict[tuple, list[catalog.Kernel]] = {}
+        for kernel in kernels:
+            if kernel.role != "combine":
+                key = (_family(kernel), _target(kernel), _dims(kernel), kernel.features)
+                families.setdefault(key, []).append(kernel)
+        for (family, target, dims, features), rows in families.items():
+            types = ", ".join(dict.fromkeys(row.element for row in rows))
+            roles = ", ".join(dict.fromkeys(_ROLES[row.role] for row in rows))
+            lacks = ", ".join(sorted(catalog.FEATURES - features)) or "none"
+            found.append((_NAMES[backend], family, target, types, dims, roles, lacks))
+    return found
+
+
+_ROLES = {"forward": "whole", "partial": "split keys"}
+
+
+def _family(kernel: catalog.Kernel) -> str:
+    """The name without role and element type: what is left is the variant."""
+    return kernel.name.removeprefix(f"fa_{kernel.role}_{kernel.element}_")
+
+
+def _target(kernel: catalog.Kernel) -> str:
+    parts = []
+    for key, value in kernel.target.items():
+        if isinstance(value, list | tuple):
+            parts += [str(item) for item in value]
+        else:
+            parts.append(str(value) if key == "arch" else f"{key} {value}")
+    return ", ".join(parts) or "any device"
+
+
+def _dims(kernel: catalog.Kernel) -> str:
+    dims = kernel.head_dim
+    text = ", ".join(str(d) for d in dims.dk)
+    if dims.max is not None:
+        text = f"{text} up to {dims.max}".strip()
+    if dims.multiple_of > 1:
+        text += f", multiples of {dims.multiple_of}"
+    return text
+
+
+def markdown() -> str:
+    header, *rows = matrix_rows()
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def updated(text: str) -> str:
+    """The document with the current matrix. Raises ValueError if a marker is missing."""
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"the document has no {BEGIN} … {END}")
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    return f"{before}{BEGIN}\n{markdown()}\n{END}{after}"
+
+
+def main(arguments: list[str]) -> int:
+    check = "--check" in arguments
+    for name in arguments:
+        if name == "--check":
+            continue
+        path = Path(name)
+        old = path.read_text(encoding="utf-8")
+        new = updated(old)
+        if check and old != new:
+            print(f"{path}: the support matrix is not current; run {Path(__file__).stem}")
+            return 1
+        if old != new:
+            path.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
