@@ -68,7 +68,10 @@ def _attempt(reader: Reader, product: Product, out: Load, roles: Roles) -> Attem
     q_factors, k_factors, scalar = _sort_factors(reader, product, roles)
     q = _matrix(reader, product.q, q_factors, q_groups, element, scales=True)
     k = _matrix(reader, product.k, k_factors, k_groups, element, scales=True)
-    v = _matrix(reader, product.v, [], v_groups, element, scales=False)
+    v_factors = product.softmax.factors
+    if any(depends(reader, f, {*roles.query, *roles.group}) for f in v_factors):
+        raise Refuse("softmax", "the probabilities are scaled by a factor for each row")
+    v = _matrix(reader, product.v, v_factors, v_groups, element, scales=False)
     cost = q.cost + k.cost + v.cost
     site = AttentionSite(
         anchor=None,  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from .axes import Atom, Lin, Size, plus, times
 from .expr import Apply, Const, Load, Node
 from .reader import Reader
 from .scores import strip_casts_constant
+from .unify import atoms_of, node_atoms
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ def _constant_factor(reader: Reader, node: Apply) -> tuple[Node, float] | None:
     if node.name == "mulf" and isinstance(left, Const) and float(left.value) != 0:
         return b, float(left.value)
     return None
+
+
+def operand_atoms(reader: Reader, node: Node) -> set[Atom]:
+    """The axes that the most direct tensor of an operand is read with."""
+    options = candidates(reader, node, scales=True)
+    if not options:
+        return node_atoms(reader, node)
+    return atoms_of(reader, options[0].load.coords)
 
 
 def address(reader: Reader, load: Load) -> Lin:

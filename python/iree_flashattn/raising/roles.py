@@ -15,7 +15,7 @@ from itertools import permutations
 from .axes import Atom, Lin, Size, times
 from .expr import Load
 from .masks import _affine_bounds, conjuncts
-from .operands import address
+from .operands import address, operand_atoms
 from .product import Product
 from .reader import Reader
 from .refuse import Refuse
@@ -77,10 +77,8 @@ def assignments(reader: Reader, product: Product, out: Load, roots: list[Lin]) -
     keys = atoms_of(reader, product.softmax.keys)
     inner = atoms_of(reader, product.inner)
     free = set(place.atoms())
-    q = node_atoms(reader, product.q)
-    k = node_atoms(reader, product.k)
-    v = node_atoms(reader, product.v)
-    extra = [*score.bias, *score.after, *score.keep, *score.factors]
+    q, k, v = (operand_atoms(reader, n) for n in (product.q, product.k, product.v))
+    extra = [*score.bias, *score.after, *score.keep, *score.factors, *product.softmax.factors]
     if product.softmax.sinks is not None:
         extra.append(product.softmax.sinks)
     others = set().union(*(node_atoms(reader, n) for n in extra))

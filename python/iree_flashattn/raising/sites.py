@@ -94,10 +94,10 @@ def _read(target: ir.Value, shared: Shared) -> Attempt:
     roots: list[Lin] = reader.axes_of(target)
     out = reader.load(target, roots)
     product: Product = read_product(reader, out)
-    fresh = reader.fresh(out)
-    assert isinstance(fresh, Load)
     # reading operands may split further axes: settle them first
     _settle(reader, product)
+    fresh = reader.fresh(out)
+    assert isinstance(fresh, Load)
     attempt = assemble(reader, product, fresh, roots)
     place(reader, product, target, attempt)
     return attempt
@@ -107,10 +107,11 @@ def _settle(reader: Reader, product: Product) -> None:
     from .operands import candidates
     from .unify import node_atoms
 
-    for node in (product.q, product.k, product.v):
-        candidates(reader, node, True)
     score = product.score
-    for node in (*score.bias, *score.after, *score.keep, *score.factors):
+    # twice: the axes that one operand splits are read in another
+    for node in 2 * (product.q, product.k, product.v):
+        candidates(reader, node, True)
+    for node in (*score.bias, *score.after, *score.keep, *score.factors, *product.softmax.factors):
         node_atoms(reader, node)
     if product.softmax.sinks is not None:
         node_atoms(reader, product.softmax.sinks)

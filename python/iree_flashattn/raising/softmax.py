@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field
 
 from .axes import Lin, dense_length
-from .expr import Apply, Const, Load, Node
+from .expr import Apply, Const, Load, Node, Reduce
 from .folding import apply, negate
 from .reader import Reader
 from .refuse import Refuse, describe
@@ -31,6 +31,8 @@ class Softmax:
     sinks: Node | None = None
     zero_rows: bool = False  # a guard makes a row without any finite score zero
     trail: list[Load] = field(default_factory=list)  # tensors that hold P, outermost first
+    scaled: list[Load] = field(default_factory=list)  # tensors that hold P times ``factors``
+    factors: list[Node] = field(default_factory=list)  # what P is multiplied by before V
     spelling: str = "exp / sum"
 
 
@@ -81,27 +83,108 @@ def match_softmax(reader: Reader, node: Node, keys: list[Lin]) -> Softmax:
     key_atoms = atoms_of(reader, keys)
     trail: list[Load] = []
     head = strip_casts(reader, node, trail)
+    factors: list[Node] = []
+    scaled: list[Load] = []
     guards: list[Node] = []
-    while isinstance(head, Apply) and head.name == "select":
-        condition, yes, no = head.args
-        if _is_zero(reader, yes):
-            guards.append(condition)
-            rest = no
-        elif _is_zero(reader, no):
-            guards.append(negate(condition))
-            rest = yes
+    while isinstance(head, Apply):
+        outer = _outer_factor(reader, head, key_atoms)
+        if outer is not None:
+            if guards:
+                raise Refuse(RULE, "the probabilities are scaled inside a guard", head.name)
+            rest, factor = outer
+            factors.append(factor)
+            scaled += trail
+            trail = []
+            head = strip_casts(reader, rest, trail)
+        elif head.name == "select":
+            rest = _guard(reader, head, guards)
+            head = strip_casts(reader, rest)
         else:
-            raise Refuse(RULE, "the probabilities are selected by a condition", "select")
-        head = strip_casts(reader, rest)
+            break
+    found = None
     if isinstance(head, Load):
-        named = _named_softmax(reader, head, keys, trail)
-        if named is not None:
-            return _guarded(reader, named, guards, head)
-    numerator, denominator, spelling = _quotient(reader, head, key_atoms)
-    found = _match_quotient(reader, numerator, denominator, keys, key_atoms)
-    found.trail = trail
-    found.spelling = spelling
+        found = _named_softmax(reader, head, keys)
+    if found is None:
+        numerator, denominator, spelling = _quotient(reader, head, key_atoms)
+        found = _match_quotient(reader, numerator, denominator, keys, key_atoms)
+        found.spelling = spelling
+    found.trail, found.scaled, found.factors = trail, scaled, factors
     return _guarded(reader, found, guards, head)
+
+
+def _guard(reader: Reader, head: Apply, guards: list[Node]) -> Node:
+    """What is selected unless a guard holds."""
+    condition, yes, no = head.args
+    for guard, value, rest in ((condition, yes, no), (negate(condition), no, yes)):
+        constant = strip_casts(reader, value)
+        if not isinstance(constant, Const):
+            continue
+        if _is_infinite(reader, guard, strip_casts(reader, rest)):
+            return rest  # probabilities are never infinite
+        if constant.value == 0:
+            guards.append(guard)
+            return rest
+    raise Refuse(RULE, "the probabilities are selected by a condition", "select")
+
+
+def _is_infinite(reader: Reader, guard: Node, p: Node) -> bool:
+    head = strip_casts(reader, guard)
+    if not isinstance(head, Apply) or head.name != "cmpf.oeq":
+        return False
+    for a, b in (head.args, head.args[::-1]):
+        constant = strip_casts(reader, b)
+        if isinstance(constant, Const) and math.isinf(float(constant.value)):
+            return Unifier(reader, set()).same(a, p)
+    return False
+
+
+def _outer_factor(reader: Reader, head: Apply, keys: set) -> tuple[Node, Node] | None:
+    """(P, factor) where P is multiplied by something that is the same for all keys."""
+    if head.name == "divf":
+        top = strip_casts(reader, head.args[0])
+        holds_p = not (isinstance(top, Apply) and top.name in ("exp", "exp2"))
+        if holds_p and not depends(reader, head.args[1], keys) and _holds_softmax(reader, top):
+            return head.args[0], apply("divf", (Const(1.0, "f32"), head.args[1]), "f32")
+    if head.name == "mulf":
+        for a, b in (head.args, head.args[::-1]):
+            top = strip_casts(reader, a)
+            if isinstance(top, Apply) and top.name in ("exp", "exp2"):
+                continue
+            if _holds_softmax(reader, top) and not depends(reader, b, keys):
+                return a, b
+    return None
+
+
+def _holds_softmax(reader: Reader, head: Node) -> bool:
+    """A quick look: a quotient, a selection or a named softmax may be probabilities."""
+    if isinstance(head, Load):
+        op = producer(head.value)
+        return op is not None and op.name == "linalg.softmax"
+    if not isinstance(head, Apply):
+        return False
+    if head.name in ("mulf", "divf"):
+        return any(
+            isinstance(h, Apply) and (h.name in ("exp", "exp2") or _holds_softmax(reader, h))
+            for h in (strip_casts(reader, a) for a in head.args)
+        )
+    if head.name == "exp":
+        return any(_is_log(reader, a) for a in _subtracted(reader, head.args[0]))
+    if head.name == "select":
+        return any(_holds_softmax(reader, strip_casts(reader, a)) for a in head.args[1:])
+    return False
+
+
+def _subtracted(reader: Reader, node: Node, depth: int = 4) -> list[Node]:
+    head = strip_casts(reader, node)
+    if depth and isinstance(head, Apply) and head.name in ("subf", "addf"):
+        inner = _subtracted(reader, head.args[0], depth - 1)
+        return [*inner, *_subtracted(reader, head.args[1], depth - 1)]
+    return [head]
+
+
+def _is_log(reader: Reader, node: Node) -> bool:
+    head = strip_casts(reader, node)
+    return isinstance(head, Apply) and head.name == "log"
 
 
 def _is_zero(reader: Reader, node: Node) -> bool:
@@ -109,9 +192,7 @@ def _is_zero(reader: Reader, node: Node) -> bool:
     return isinstance(head, Const) and head.value == 0
 
 
-def _named_softmax(
-    reader: Reader, load: Load, keys: list[Lin], trail: list[Load]
-) -> Softmax | None:
+def _named_softmax(reader: Reader, load: Load, keys: list[Lin]) -> Softmax | None:
     op = producer(load.value)
     if op is None or op.name != "linalg.softmax":
         return None
@@ -122,7 +203,7 @@ def _named_softmax(
         raise Refuse(RULE, "linalg.softmax runs over another axis than the product", op.name)
     source = reader.load(op.operands[0], load.coords)
     terms = terms_of(reader, source, set(key.atoms()))
-    return Softmax(terms, keys, trail=trail, spelling="linalg.softmax")
+    return Softmax(terms, keys, spelling="linalg.softmax")
 
 
 def _quotient(reader: Reader, head: Node, keys: set) -> tuple[Node, Node, str]:
@@ -179,7 +260,7 @@ def _match_quotient(
     for part in _sum_parts(reader, denominator):
         head = strip_casts(reader, part)
         if isinstance(head, Load):
-            split = _match_sum(reader, head, numerator, terms, keys, key_atoms)
+            split = _match_sum(reader, head, numerator, terms, keys)
             summed = True
             if split is not None:
                 sinks = _one_sink(sinks, _sink(reader, split, dropped, key_atoms))
@@ -243,7 +324,7 @@ def is_row_maximum(reader: Reader, node: Node) -> bool:
 
 
 def _match_sum(
-    reader: Reader, load: Load, numerator: Node, terms: list[Term], keys: list[Lin], atoms: set
+    reader: Reader, load: Load, numerator: Node, terms: list[Term], keys: list[Lin]
 ) -> Node | None:
     """The leaf is the sum of the numerator over the keys; a concatenated column is returned."""
     op = producer(load.value)
@@ -255,12 +336,17 @@ def _match_sum(
         raise Refuse(RULE, "the sum of the exponentials does not start at zero", name)
     bound = atoms_of(reader, reduce.axes)
     unifier = Unifier(reader, set(bound))
+    different = Refuse(RULE, "numerator and denominator are of different scores", name)
     if _same_exponentials(reader, unifier, numerator, terms, reduce.body, bound):
-        _check_axes(reader, unifier, reduce.axes, keys, atoms, name)
-        return None
-    column = _split_column(reader, reduce, numerator, terms, keys, atoms)
+        try:
+            _check_axes(reader, unifier, reduce.axes, keys, name)
+        except Refuse as refuse:
+            different = refuse
+        else:
+            return None
+    column = _split_column(reader, reduce, numerator, terms, keys)
     if column is None:
-        raise Refuse(RULE, "numerator and denominator are of different scores", name)
+        raise different
     return column
 
 
@@ -287,7 +373,7 @@ def _same_exponentials(
 
 
 def _check_axes(
-    reader: Reader, unifier: Unifier, axes: tuple[Lin, ...], keys: list[Lin], atoms: set, name: str
+    reader: Reader, unifier: Unifier, axes: tuple[Lin, ...], keys: list[Lin], name: str
 ) -> None:
     """The sum runs over the keys, all of them, each once."""
     seen: set = set()
@@ -303,7 +389,7 @@ def _check_axes(
 
 
 def _split_column(
-    reader: Reader, reduce, numerator: Node, terms: list[Term], keys: list[Lin], atoms: set  # noqa: ANN001
+    reader: Reader, reduce: Reduce, numerator: Node, terms: list[Term], keys: list[Lin]
 ) -> Node | None:
     """A sum over the keys and one more column: scores concatenated with a sink."""
     from .columns import split_last_column
@@ -317,7 +403,7 @@ def _split_column(
         reader, unifier, numerator, terms, body, atoms_of(reader, [axis])
     ):
         return None
-    _check_axes(reader, unifier, (axis,), keys, atoms, "tensor.concat")
+    _check_axes(reader, unifier, (axis,), keys, "tensor.concat")
     return column
 
 
@@ -395,9 +481,7 @@ def _all_masked(reader: Reader, guard: Node, softmax: Softmax) -> bool:
                 for a, b in zip(mine, theirs, strict=True)
             ):
                 return False
-            _check_axes(
-                reader, unifier, reduce.axes, softmax.keys, set(), "the fully-masked guard"
-            )
+            _check_axes(reader, unifier, reduce.axes, softmax.keys, "the fully-masked guard")
             return True
     return False
 

@@ -32,8 +32,13 @@ def place(reader: Reader, product: Product, target: ir.Value, attempt: Attempt) 
     site.anchor = op
     site.location = str(op.location)
     trail = [reader.fresh(load) for load in product.softmax.trail]
-    path = {producer(load.value) for load in trail if isinstance(load, Load)} | {product.final}
+    scaled = product.softmax.scaled
+    path = {producer(load.value) for load in (*scaled, *product.softmax.trail)}
+    path.add(product.final)
     outside: Load | None = None
+    if any(user not in path for load in scaled for user in users(load.value)) and trail:
+        outside = trail[0]  # the scaled tensor stays and reads these
+        path -= {producer(load.value) for load in scaled[-1:]}
     for load in trail:  # outermost first: the last one found is the closest to the softmax
         assert isinstance(load, Load)
         if any(user not in path for user in users(load.value)):
