@@ -1,0 +1,69 @@
+// From accumulators to O: normalise, gather rows in shared memory, store them whole.
+#pragma once
+
+#include "score.cuh"
+#include "tile.cuh"
+
+namespace fa {
+
+// 1 / sum for a finished row; a row that attends to nothing gives 0, or NaN where the site asks.
+FA_DEVICE float inverse_sum(float sum, bool empty_row_nan) {
+  if (sum > 0.0f) return 1.0f / sum;
+  return empty_row_nan ? bits_to_float(0x7fc00000u) : 0.0f;
+}
+
+// Row sums completed over their lanes, with the sinks; the result multiplies O.
+FA_DEVICE void finish_rows(const Words& w, const float* sinks, const LaneRows& rows, float scale,
+                           RowState& state, float (&factor)[2]) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float sum = quad_sum(state.sum[r]);
+    float correction = 1.0f;
+    if (w.flag(FA_FLAG_SINKS) && rows.query[r] < w.q_len()) {
+      float m = state.max[r] == -kInf ? -kInf : state.max[r] * scale;
+      add_sink(m, sum, correction, sinks[rows.head[r]]);
+    }
+    const bool nan = w.flag(FA_FLAG_EMPTY_ROW_NAN) && w.kv_len() > 0;
+    factor[r] = inverse_sum(sum, nan) * correction;
+    // An empty row has O = 0, and 0 * NaN is the NaN that is asked for.
+  }
+}
+
+// One warp's 16 rows of normalised O, through its 16 rows of the shared tile `stage` (kRows rows,
+// this warp's from `first_stage_row`). `row_of(r)` gives the destination of row r, or null.
+template <class E, int kRows, int kColumns, class RowOf>
+FA_DEVICE void store_rows(const float* o, const float (&factor)[2], uint32_t stage,
+                          int first_stage_row, int columns, int64_t column_stride,
+                          bool vector, int lane, RowOf row_of) {
+  const int pair = lane % 4, row = lane / 4;
+#pragma unroll
+  for (int t = 0; t < kColumns / 8; ++t) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t value =
+          pack2<E>(o[4 * t + 2 * r] * factor[r], o[4 * t + 2 * r + 1] * factor[r]);
+      store_shared(stage + chunk_offset<kRows>(first_stage_row + row + 8 * r, t) + pair * 4, value);
+    }
+  }
+  warp_sync();
+  constexpr int kChunks = kColumns / 8;
+#pragma unroll 4
+  for (int index = lane; index < 16 * kChunks; index += 32) {
+    const int r = index / kChunks, chunk = index % kChunks;
+    E* destination = row_of(r);
+    if (destination == nullptr || chunk * 8 >= columns) continue;
+    const Word4 value = load_shared(stage + chunk_offset<kRows>(first_stage_row + r, chunk));
+    if (vector) {
+      *reinterpret_cast<Word4*>(destination + chunk * 8) = value;
+    } else {
+      const uint32_t words[4] = {value.x, value.y, value.z, value.w};
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (chunk * 8 + i >= columns) continue;
+        destination[(chunk * 8 + i) * column_stride].bits = uint16_t(words[i / 2] >> (i % 2 * 16));
+      }
+    }
+  }
+}
+
+}  // namespace fa

@@ -1,0 +1,78 @@
+"""CUDA variants: the kernel's module image is the whole executable, picked by what the GPU is.
+
+The launcher passes a pointer for each binding, in order, and then a 32-bit value for each constant.
+Workgroup size and dynamic shared memory are properties of the export.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import resources
+from ..choosing import Options
+from ..choosing.cuda import device_checks
+from ..target import Target
+from .interface import Interface, count_arguments, grid_region
+
+if TYPE_CHECKING:
+    from ..catalog import Kernel
+
+
+def image_name(row: Kernel) -> str:
+    """Machine code for rows of one architecture, PTX for the others; as plugin/cuda/build.py."""
+    return f"{row.name}.{'cubin' if row.target.get('only') else 'ptx'}"
+
+
+def variant(
+    row: Kernel, target: Target, interface: Interface, symbol: str, options: Options
+) -> str:
+    """The ``hal.executable.variant`` op with its condition, as text.
+
+    The export is in the generic form: its custom form cannot say the properties.
+    """
+    path = resources.kernel_file("cuda", image_name(row))
+    x, y, z = (*row.workgroup, 1, 1)[:3]
+    properties = ", ".join(
+        [
+            f'sym_name = "{export_name(row)}"',
+            'sym_visibility = "public"',
+            "ordinal = 0 : index",
+            f"layout = {interface.layout}",
+            f"workgroup_size = [{x} : index, {y} : index, {z} : index]",
+            *([f"workgroup_local_memory = {row.scratch_bytes} : index"] if row.scratch_bytes else []),
+        ]
+    )
+    return f"""
+hal.executable.variant public @{symbol} target({target.attribute})
+    objects([#hal.executable.object<{{path = "{path}"}}>]) {{
+  {_condition(row, target)}
+  "hal.executable.export"() <{{{properties}}}> ({{
+  ^bb0({count_arguments()}):
+    {grid_region(row)}
+  }}, {{}}) : () -> ()
+}}"""
+
+
+def export_name(row: Kernel) -> str:
+    """The kernel's symbol in the module image."""
+    return row.name
+
+
+def _condition(row: Kernel, target: Target) -> str:
+    """True on devices that answer every check of the row; an unknown query answers no."""
+    checks = device_checks(row, target)
+    if not checks:
+        return ""
+    lines = ["%all0 = arith.constant true"]
+    for i, (category, key, value) in enumerate(checks):
+        lines += [
+            f"%ok{i}, %is{i} = hal.device.query<%device : !hal.device>"
+            f' key("{category}" :: "{key}") : i1, i32',
+            f"%wanted{i} = arith.constant {value} : i32",
+            f"%same{i} = arith.cmpi eq, %is{i}, %wanted{i} : i32",
+            f"%yes{i} = arith.andi %ok{i}, %same{i} : i1",
+            f"%all{i + 1} = arith.andi %all{i}, %yes{i} : i1",
+        ]
+    lines.append(f"hal.return %all{len(checks)} : i1")
+    body = "\n    ".join(lines)
+    return f"hal.executable.condition(%device: !hal.device) -> i1 {{\n    {body}\n  }}"

@@ -1,0 +1,57 @@
+"""Every CUDA kernel on the CPU: the sources of plugin/cuda over the host double.
+
+This covers what does not depend on a GPU: tile ranges, masks, tails, strides, splits, the order of
+barriers and asynchronous copies. That the double means what the GPU means is seen on a GPU.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+from cuda_cases import EPSILON, cases
+from host_double import ROOT, compile_row, run
+from iree_flashattn import catalog, operands
+from iree_flashattn.problems import Problem
+
+# One element type a row is enough here (the types differ in one conversion), so they alternate.
+ROWS = [
+    row
+    for row in catalog.kernels("cuda")
+    if row.role != "combine" and row.element == ("f16" if "d64" in row.name else "bf16")
+]
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cuda_double")
+    return lambda row: compile_row(row, directory)
+
+
+@pytest.mark.parametrize(("row", "problem", "splits"), cases(ROWS))
+def test_matches_float64(row, problem, splits, libraries):
+    made = operands.make(problem, seed=zlib.crc32(problem.name.encode()))
+    combine = catalog.find(row.combine) if row.combine else None
+    got = run(row, libraries(row), made, splits, (combine, libraries(combine)) if combine else None)
+    want = made.reference().out
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    # P and O are rounded once each; V is N(0, 1), so a row's error stays near epsilon.
+    error = np.nanmax(np.abs(got - want), initial=0.0)
+    assert error <= 3 * EPSILON[row.element] * max(1.0, np.nanmax(np.abs(want), initial=0.0))
+
+
+def test_a_wrong_kernel_is_noticed(tmp_path, libraries):
+    """The double is strict: without its waits for copies, a kernel must not pass."""
+    row = next(row for row in ROWS if row.source == "forward_mma.cu" and row.role == "forward")
+    sources = tmp_path / "src"
+    shutil.copytree(ROOT / "plugin" / "cuda" / "src", sources)
+    text = (sources / "forward_mma.cuh").read_text()
+    broken = text.replace("copy_async_wait<2 * C::kStages - 2>();", "")
+    assert broken != text
+    (sources / "forward_mma.cuh").write_text(broken)
+    made = operands.make(Problem("waits", q_len=20, kv_len=200, dk=64, element=row.element), seed=1)
+    library = compile_row(row, tmp_path, sources)
+    assert not np.allclose(run(row, library, made), made.reference().out, atol=0.1)
+
