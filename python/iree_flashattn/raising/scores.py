@@ -18,7 +18,7 @@ from .folding import apply, negate, rounded
 from .reader import Reader
 from .refuse import Refuse, describe
 from .softmax import Term, has_product
-from .unify import depends, strip_casts
+from .unify import Unifier, depends, strip_casts
 
 RULE = "scores"
 _FAR = 1e30  # adding a score to a value beyond this leaves the value as it is
@@ -273,7 +273,8 @@ def mask_with(reader: Reader, score: Score, keep: Node, other: Node) -> None:
             score.keep = [keep]
             return
         if value == score.fill:
-            score.keep.append(keep)
+            if not any(Unifier(reader, set()).same(keep, known) for known in score.keep):
+                score.keep.append(keep)
             return
     # fill with zero and add what each element gets besides its score
     _fold_bias_into_after(score)

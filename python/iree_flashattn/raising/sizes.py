@@ -75,7 +75,7 @@ class Sizes:
             return
         for one, other in ((a, b), (b, a)):
             symbol = _sole_symbol(one)
-            if symbol is not None and not _mentions(other, symbol):
+            if symbol is not None and all(_earlier(s, symbol) for s in _symbols(other)):
                 self._same[symbol] = other
                 self._shapes.clear()
                 self._index.clear()
@@ -281,5 +281,18 @@ def _sole_symbol(value: Size) -> object | None:
     return None
 
 
-def _mentions(value: Size, symbol: object) -> bool:
-    return isinstance(value, Extent) and any(symbol in key for key in value.terms)
+def _symbols(value: Size) -> set[object]:
+    return set() if isinstance(value, int) else {s for key in value.terms for s in key}
+
+
+def _earlier(one: object, other: object) -> bool:
+    """Whether the first symbol is known wherever the second one is."""
+    a, b = (s.value if isinstance(s, DimOf) else s for s in (one, other))
+    if one == other or not isinstance(a, ir.Value) or not isinstance(b, ir.Value):
+        return False
+    first, second = producer(a), producer(b)
+    if first is None:
+        return second is not None or isinstance(b.owner, ir.Block) and b.owner == a.owner
+    if second is None or first.block != second.block:
+        return False
+    return first.is_before_in_block(second)

@@ -106,10 +106,25 @@ def match_softmax(reader: Reader, node: Node, keys: list[Lin]) -> Softmax:
         found = _named_softmax(reader, head, keys)
     if found is None:
         numerator, denominator, spelling = _quotient(reader, head, key_atoms)
+        masks = [g for g in guards if not _is_row_guard(reader, g, head)]
+        for guard in masks:
+            # probabilities are zero where the scores are masked, and there only
+            guards.remove(guard)
+            arguments = (guard, Const(0.0, "f32"), numerator)
+            numerator = Apply("select", arguments, "f32")
         found = _match_quotient(reader, numerator, denominator, keys, key_atoms)
         found.spelling = spelling
+        found.zero_rows = bool(masks)
     found.trail, found.scaled, found.factors = trail, scaled, factors
     return _guarded(reader, found, guards, head)
+
+
+def _is_row_guard(reader: Reader, guard: Node, p: Node) -> bool:
+    """Whether a guard speaks of whole rows (NaN, no finite score), not of single elements."""
+    inner, _ = _peel_not(reader, guard)
+    return isinstance(inner, Load) and reader.reduction(inner) is not None or _is_nan(
+        reader, guard, p
+    )
 
 
 def _guard(reader: Reader, head: Apply, guards: list[Node]) -> Node:
@@ -241,10 +256,35 @@ def exponent(reader: Reader, node: Node, keys: set) -> list[Term] | None:
     head = strip_casts(reader, node)
     if isinstance(head, Apply) and head.name == "exp":
         return terms_of(reader, head.args[0], keys)
-    if isinstance(head, Apply) and head.name == "exp2":
+    base_two = _power_of_two(reader, head)
+    if base_two is not None:
         ln2 = Const(math.log(2.0), "f64")
-        inner = terms_of(reader, head.args[0], keys)
+        inner = terms_of(reader, base_two, keys)
         return [(s, Apply("mulf", (t, ln2), "f32")) for s, t in inner]
+    if isinstance(head, Apply) and head.name == "select":
+        # exp(x) where c holds, else 0, is exp(x + (0 where c holds, else -inf))
+        condition, yes, no = head.args
+        for keep, x, zero in ((condition, yes, no), (negate(condition), no, yes)):
+            if _is_zero(reader, zero):
+                terms = exponent(reader, x, keys)
+                if terms is None:
+                    return None
+                return [*terms, (1, masking(keep))]
+    return None
+
+
+def masking(keep: Node) -> Node:
+    """0 where the condition holds, else -inf."""
+    return Apply("select", (keep, Const(0.0, "f32"), Const(-math.inf, "f32")), "f32")
+
+
+def _power_of_two(reader: Reader, head: Node) -> Node | None:
+    if isinstance(head, Apply) and head.name == "exp2":
+        return head.args[0]
+    if isinstance(head, Apply) and head.name == "powf":
+        base = strip_casts(reader, head.args[0])
+        if isinstance(base, Const) and base.value == 2:
+            return head.args[1]
     return None
 
 

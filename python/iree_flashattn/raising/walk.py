@@ -12,7 +12,7 @@ _MOVES = frozenset(
     linalg.broadcast tensor.extract_slice""".split()
 )
 _STARTS = frozenset(
-    """math.exp math.exp2 linalg.softmax iree_linalg_ext.attention
+    """math.exp math.exp2 math.powf linalg.softmax iree_linalg_ext.attention
     iree_linalg_ext.online_attention""".split()
 )
 
