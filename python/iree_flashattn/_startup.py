@@ -55,9 +55,15 @@ def asks_for_plugin(arguments: Sequence[str]) -> bool:
     for argument, following in pairs:
         name, equals, value = argument.partition("=")
         if name in ("--iree-plugin", "-iree-plugin"):
-            if "flashattn" in (value if equals else following).split(","):
+            if (value if equals else following) == "flashattn":
                 return True
     return False
+
+
+def _is_iree_command() -> bool:
+    """Whether this process is ``iree-compile``, or ``python -m`` of its module."""
+    command = getattr(sys, "argv", [""])[0]
+    return command == "-m" or os.path.basename(command).startswith("iree-")
 
 
 def _reason_against(search_path: Iterable[str]) -> str | None:
@@ -113,8 +119,8 @@ class _CompilerImport:
     ) -> ModuleSpec | None:
         if name == "iree.compiler" and path is not None:
             self.reason = offer_plugin(path)
-            if self.reason and asks_for_plugin(getattr(sys, "argv", [])):
-                raise SystemExit(self.reason)  # the iree-compile command
+            if self.reason and _is_iree_command() and asks_for_plugin(sys.argv):
+                raise SystemExit(self.reason)
         elif name == "iree.compiler.tools.binaries" and self.reason:
             from importlib.machinery import PathFinder
 

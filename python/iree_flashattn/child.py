@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
             module = ir.Module.parseFile(source)
             if bridge.rewrite(module):
                 module.operation.write_bytecode(target)
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: the compilation must not go on
         print(bridge.describe(error), file=sys.stderr)
         return 1
     return 0

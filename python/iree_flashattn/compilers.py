@@ -46,9 +46,12 @@ def find_compiler(search_path: Iterable[str]) -> Compiler | None:
 def unsupported(compiler: Compiler) -> str:
     """The sentence for somebody who asked for the plugin and has another compiler."""
     known = ", ".join(SUPPORTED.values())
+    found = compiler.version
+    if found in SUPPORTED.values():
+        found += f" at revision {compiler.revision[:10] or 'unknown'}"
     return (
         f"iree-flashattn {VERSION} works with iree-base-compiler {known}, and"
-        f" {compiler.version} is installed ({compiler.folder}): install"
+        f" {found} is installed ({compiler.folder}): install"
         f" iree-base-compiler=={known}, or compile without --iree-plugin=flashattn"
     )
 
