@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from . import report as reporting
 from .choosing import Choice, Options, choose
-from .emitting import Executables, emit
+from .emitting import CannotBuildError, Executables, emit
 from .emitting.bounds import outside
 from .emitting.cleanup import erase_dead
 from .emitting.shapes import UnknownShapeError
@@ -105,4 +105,6 @@ def _serve(
             replaced += emit(site, choices, executables)
     except UnknownShapeError as error:
         return refuse("emit.shape", str(error))
+    except CannotBuildError as error:
+        return refuse("emit.build", "an operand cannot be built as a tensor", str(error))
     return choices

@@ -6,6 +6,7 @@ Every module has one function, ``attention(q, k, v[, mask][, bias]) -> o``, on c
 
 from __future__ import annotations
 
+import math
 import struct
 
 from ..problems import Problem
@@ -32,6 +33,7 @@ def argument_types(p: Problem) -> dict[str, str]:
 def servable(p: Problem) -> bool:
     """Whether these spellings can say the problem: plain, causal, one mask or one bias."""
     plain = p.softcap is None and not p.sinks and not p.weights and p.band_lo is None
+    plain = plain and p.fill == -math.inf and not p.empty_row_nan
     masks = bool(p.mask) + bool(p.bias) + (p.band_hi is not None)
     return plain and masks <= 1 and p.mask != "drop" and not p.transposed and p.layout == "bhsd"
 

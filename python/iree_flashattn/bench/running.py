@@ -12,21 +12,26 @@ from numpy.typing import NDArray
 
 
 @cache
-def configuration() -> Any:
+def configuration(driver: str = "local-task") -> Any:
     import iree.runtime
 
-    return iree.runtime.Config("local-task")
+    return iree.runtime.Config(driver)
 
 
-def load(vmfb: bytes, function: str = "attention") -> Callable[..., Any]:
-    """The function of a compiled module; its arguments are arrays or device arrays."""
+def load_all(vmfb: bytes, driver: str = "local-task") -> Any:
+    """A compiled module; ``module["function"]`` takes arrays or device arrays."""
     import iree.runtime as rt
 
-    config = configuration()
+    config = configuration(driver)
     context = rt.SystemContext(config=config)
     context.add_vm_module(rt.VmModule.copy_buffer(context.instance, vmfb))
     (name,) = [n for n in context.modules if n != "hal"]
-    return getattr(context.modules[name], function)
+    return context.modules[name]
+
+
+def load(vmfb: bytes, function: str = "attention", driver: str = "local-task") -> Callable[..., Any]:
+    """One function of a compiled module."""
+    return load_all(vmfb, driver)[function]
 
 
 def on_device(array: NDArray) -> Any:

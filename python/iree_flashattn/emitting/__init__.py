@@ -1,6 +1,6 @@
 """Emit: executables with the chosen kernels and dispatches in place of the sites."""
 
-from .emit import emit
+from .emit import CannotBuildError, emit
 from .executables import Executables
 
-__all__ = ["Executables", "emit"]
+__all__ = ["CannotBuildError", "Executables", "emit"]

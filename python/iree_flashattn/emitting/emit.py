@@ -21,6 +21,10 @@ from .shapes import dynamic_sizes
 from .words import words
 
 
+class CannotBuildError(Exception):
+    """An operand that has to be built cannot be; the message names the value."""
+
+
 @dataclass(frozen=True)
 class Result:
     """Type and run-time sizes of one result of a dispatch."""
@@ -36,13 +40,16 @@ def emit(
 
     Returns the pairs (old, new): sites that are emitted later may still read the old ones.
     ``choices`` holds one choice for each target the site may run on; all have the same split.
-    Raises ``UnknownShapeError`` before anything is changed.
+    Raises ``UnknownShapeError`` or ``CannotBuildError`` before anything is replaced.
     """
     build = Builder(site.anchor)
-    site = resolve(site, build, added.terms)
     results = [_result_like(site.out.value, build)]
     if site.weights is not None:
         results.append(_result_like(site.weights.value, build))
+    try:
+        site = resolve(site, build, added.terms)
+    except ValueError as error:
+        raise CannotBuildError(str(error)) from error
 
     element = element_of(site)
     assert element is not None  # choosing has seen to it
