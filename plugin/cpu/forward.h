@@ -69,7 +69,7 @@ inline __attribute__((noinline)) void group_step(const Problem &p, const Block &
     if constexpr (M <= kDirectRows)
       direct_values<M>(p, b.s, v_of(p, b) + (begin + lo) * p.vs.row, hi - lo, o, b.o_step, factor);
   } else {
-    values<M>(b.s, b.v + lo * kPanel, b.kv_tile, hi - lo, p.dv, o, b.o_step, factor);
+    values<M>(b.s, b.v + lo * kPanel, b.kv_tile, hi - lo, o, b.o_step, factor);
   }
 }
 

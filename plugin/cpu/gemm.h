@@ -45,20 +45,26 @@ FA_INLINE void scores(const float *q, const float *k_panels, int64_t panels, int
                                    nullptr);
 }
 
-// O[M][dv] = factor[M] * O + P·V for `keys` keys. V panels are [kv_rows][kPanel] each.
+// The last columns, fewer than a panel: as many vectors as they need (O's rows hold whole vectors).
+template <int M, int N>
+FA_INLINE void value_tail(int64_t vectors, const float *p, const float *b, int64_t keys, float *o,
+                          int64_t o_step, const float *factor) {
+  if constexpr (N > 0) {
+    if (vectors == N) return tile<M, N, kKvTile, 1, true>(p, b, keys, o, o_step, factor);
+    value_tail<M, N - 1>(vectors, p, b, keys, o, o_step, factor);
+  }
+}
+
+// O[M][o_step] = factor[M] * O + P·V for `keys` keys. V panels are [kv_rows][kPanel] each.
 template <int M>
 FA_INLINE void values(const float *p, const float *v_panels, int64_t kv_rows, int64_t keys,
-                      int64_t dv, float *o, int64_t o_step, const float *factor) {
-  for (int64_t column = 0; column < dv; column += kPanel) {
-    const float *b = v_panels + column * kv_rows;
-    if constexpr (kVectors == 2) {
-      if (dv - column <= W) {
-        tile<M, 1, kKvTile, 1, true>(p, b, keys, o + column, o_step, factor);
-        break;
-      }
-    }
-    tile<M, kVectors, kKvTile, 1, true>(p, b, keys, o + column, o_step, factor);
-  }
+                      float *o, int64_t o_step, const float *factor) {
+  int64_t column = 0;
+  for (; column + kPanel <= o_step; column += kPanel)
+    tile<M, kVectors, kKvTile, 1, true>(p, v_panels + column * kv_rows, keys, o + column, o_step,
+                                        factor);
+  value_tail<M, kVectors - 1>((o_step - column) / W, p, v_panels + column * kv_rows, keys,
+                              o + column, o_step, factor);
 }
 
 }  // namespace

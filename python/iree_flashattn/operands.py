@@ -43,28 +43,37 @@ class Operand:
     strides: tuple[int, int, int]
     transposed: bool
     shape: tuple[int, int, int, int]  # logical (batch, head, row, column)
+    offset: int = 0
 
     def view(self) -> NDArray:
         """The logical array (batch, head, row, column), sharing the buffer."""
         b, h, x = self.strides
         steps = (b, h, 1, x) if self.transposed else (b, h, x, 1)
         size = self.buffer.itemsize
-        return np.lib.stride_tricks.as_strided(self.buffer, self.shape, [s * size for s in steps])
+        return np.lib.stride_tricks.as_strided(
+            self.buffer[self.offset :], self.shape, [s * size for s in steps]
+        )
 
 
 def allocate(problem: Problem, which: str) -> Operand:
     """A zeroed operand ``q``, ``k``, ``v`` or ``o`` in the problem's layout."""
-    heads = problem.heads if which in "qo" else problem.kv_heads
-    rows = problem.q_len if which in "qo" else problem.kv_len
+    is_kv = which in "kv"
+    heads = problem.kv_heads if is_kv else problem.heads
+    rows = problem.kv_len if is_kv else problem.q_len
     columns = problem.dk if which in "qk" else problem.dv
-    inner, outer = (rows, columns) if which in problem.transposed else (columns, rows)
-    if problem.layout == "bshd":
-        strides = (heads * outer * inner, inner, heads * inner)
-    else:
-        strides = (heads * outer * inner, outer * inner, inner)
+    transposed = which in problem.transposed
+    inner, outer = (rows, columns) if transposed else (columns, rows)
+    inner += problem.padding
+    size = heads * outer * inner
+    head, row = (inner, heads * inner) if problem.layout == "bshd" else (outer * inner, inner)
+    shared = is_kv and problem.shared_kv
+    buffer = np.zeros(
+        problem.padding + (1 if shared else problem.batch) * size, STORAGE[problem.element]
+    )
+    strides = (0 if shared else size, head, row)
     shape = (problem.batch, heads, rows, columns)
-    buffer = np.zeros(int(np.prod(shape)), STORAGE[problem.element])
-    return Operand(buffer, strides, which in problem.transposed, shape)
+    offset = 0 if which == "o" else problem.padding
+    return Operand(buffer, strides, transposed, shape, offset)
 
 
 @dataclass
@@ -119,7 +128,8 @@ def make(problem: Problem, seed: int, spread: float = 1.0) -> Operands:
     p = problem
     parts = {x: allocate(p, x) for x in "qkvo"}
     for name in "qkv":
-        values = rng.standard_normal(parts[name].shape, np.float32)
+        shape = parts[name].shape
+        values = rng.standard_normal((1, *shape[1:]) if p.shared_kv else shape, np.float32)
         parts[name].view()[...] = to_storage(values * (spread if name == "q" else 1), p.element)
     made = Operands(p, **parts)
     sizes = {"b": p.batch, "h": p.heads, "q": p.q_len, "k": p.kv_len}
@@ -155,6 +165,8 @@ def words(operands: Operands, splits: int = 1) -> NDArray[np.uint32]:
         operand: Operand = getattr(made, name)
         upper = name.upper()
         flags |= FLAG[f"{upper}_TRANSPOSED"] * operand.transposed
+        if name != "o":  # a result starts at its binding
+            w[WORD[f"{upper}_OFFSET"]] = operand.offset
         for axis, stride in zip("BHX", operand.strides, strict=True):
             w[WORD[f"{upper}_STRIDE_{axis}"]] = stride
     if made.mask is not None:

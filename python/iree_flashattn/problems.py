@@ -38,6 +38,8 @@ class Problem:
     weights: bool = False
     layout: str = "bhsd"
     transposed: str = ""  # of "qkvo": operands whose last two dims are swapped in memory
+    padding: int = 0  # unused elements before every operand and after each of its innermost rows
+    shared_kv: bool = False  # K and V have one batch that all batches read (stride 0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
@@ -121,6 +123,9 @@ def small() -> list[Problem]:
         P("all_transposed", heads=2, q_len=13, kv_len=35, dk=18, dv=26, transposed="qkvo"),
         P("transposed_bshd", batch=2, heads=2, q_len=9, kv_len=20, dk=8, layout="bshd",
           transposed="ko"),
+        P("padded", batch=2, heads=2, q_len=21, kv_len=34, dk=24, padding=5),
+        P("padded_bshd", batch=2, heads=4, kv_heads=2, q_len=21, kv_len=34, dk=24, padding=3,
+          layout="bshd", transposed="v", shared_kv=True),
         P("no_scale", heads=2, q_len=17, kv_len=23, dk=16, scale=1.0),
         P("no_keys", heads=2, q_len=5, kv_len=0, dk=16),
         P("no_queries", heads=2, q_len=0, kv_len=5, dk=16),

@@ -55,8 +55,10 @@ def objects(names: list[str], directory: Path | None = None) -> list[Path]:
 
 def link(out: Path, names: list[str], *, target: str | None = None, main: bool = False,
          directory: Path | None = None) -> Path:
-    """driver.c with the named kernels: a shared library, or a static program with ``main``."""
-    kinds = ["-DFA_MAIN", "-static"] if main else ["-shared", "-fPIC"]
+    """driver.c with the named kernels: a shared library, or with ``main`` a static program that
+    needs no C library."""
+    program = ["-DFA_MAIN", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector"]
+    kinds = [*program, "-fno-sanitize=all"] if main else ["-shared", "-fPIC"]
     command = [*ZIG, "cc", *(["-target", target] if target else []), "-O2", *kinds]
     command += [f"-DFA_KERNELS={' '.join(f'X({n})' for n in names)}", str(HERE / "driver.c")]
     command += [*map(str, objects(names, directory)), "-o", str(out)]

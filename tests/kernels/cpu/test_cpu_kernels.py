@@ -1,0 +1,122 @@
+"""Every CPU kernel that this machine can run, on every small problem, against the float64 oracle."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import cpu_native
+import numpy as np
+import pytest
+from cpu_cases import attending, check, serves
+from iree_flashattn import operands, problems
+from iree_flashattn.problems import Problem
+
+KERNELS = attending()
+
+
+@pytest.mark.parametrize("problem", problems.small(), ids=lambda p: p.name)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_problem(kernel, problem):
+    problem = problem.with_element(kernel.element)
+    if not serves(kernel, problem):
+        assert kernel.role == "partial" and problem.weights, f"{kernel.name} should serve {problem}"
+        return
+    made = operands.make(problem, zlib.crc32(f"{kernel.name} {problem.name}".encode()))
+    made.o.buffer[...] = 77
+    before = made.o.buffer.copy()
+    cpu_native.run(kernel, made)
+    check(made, kernel.name)
+    # Nothing but O is written: the gaps between its rows keep their value.
+    made.o.view()[...] = 77
+    np.testing.assert_array_equal(made.o.buffer, before)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_same_bits_for_any_number_of_workers(kernel):
+    problem = problems.causal(
+        Problem("workers", batch=2, heads=4, kv_heads=2, q_len=300, kv_len=700, dk=40,
+                element=kernel.element)
+    )  # fmt: skip
+    made = operands.make(problem, 5)
+    results = []
+    for workers in (1, 2, 8):
+        made.o.buffer[...] = 0
+        cpu_native.run(kernel, made, workers=workers)
+        results.append(made.o.buffer.copy())
+    assert results[0].any()
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_row_does_not_depend_on_its_batch(kernel):
+    problem = Problem("batch", batch=3, heads=2, q_len=40, kv_len=150, dk=32, element=kernel.element)
+    made = operands.make(problem, 6)
+    cpu_native.run(kernel, made)
+    for b in range(3):
+        alone = operands.make(replace(problem, batch=1), 0)
+        for x in "qkv":
+            getattr(alone, x).view()[0] = getattr(made, x).view()[b]
+        cpu_native.run(kernel, alone)
+        np.testing.assert_array_equal(alone.o.view()[0], made.o.view()[b])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rows", [3, 30], ids=["few-rows", "many-rows"])
+def test_a_bad_query_stays_in_its_row(kernel, value, rows):
+    problem = Problem("bad", heads=2, q_len=rows, kv_len=60, dk=16, element=kernel.element)
+    made = operands.make(problem, 7)
+    bad = made.q.view()
+    bad[0, 1, 2, 5] = operands.to_storage(np.array(value), kernel.element)
+    cpu_native.run(kernel, made)
+    got = made.result()
+    assert np.isnan(got[0, 1, 2]).all()
+    got[0, 1, 2] = 0
+    assert np.isfinite(got).all()
+    check(made, kernel.name)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("magnitude", [1e4, 1e30, 1.5e38])
+def test_scores_up_to_the_float_limit(kernel, magnitude):
+    """q·k of size `magnitude`: the largest score takes the whole weight and nothing overflows."""
+    problem = Problem("limit", q_len=20, kv_len=200, dk=4, scale=1.0, element=kernel.element)
+    made = operands.make(problem, 8)
+    made.q.view()[...] = 0
+    made.k.view()[...] = 0
+    made.q.view()[..., 0] = operands.to_storage(np.array(100.0), kernel.element)
+    signs = np.random.default_rng(3).permutation(200) * 0.005
+    size = min(magnitude / 100, 3e4) if kernel.element == "f16" else magnitude / 100
+    made.k.view()[0, 0, :, 0] = operands.to_storage((signs * 2 - 1) * size, kernel.element)
+    if kernel.element == "f16":  # the rest of the magnitude comes through the scale
+        made.words[:] = operands.words(
+            operands.Operands(replace(problem, scale=magnitude / 100 / size), made.q, made.k, made.v, made.o)
+        )
+        object.__setattr__(problem, "scale", magnitude / 100 / size)
+    cpu_native.run(kernel, made)
+    reference = made.reference().out
+    assert np.isfinite(made.result()).all()
+    np.testing.assert_allclose(made.result(), reference, atol=2e-2 if magnitude == 1e4 else 1e-2)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_bias_of_infinity_excludes(kernel):
+    problem = Problem("inf_bias", q_len=10, kv_len=50, dk=8, bias="f32", element=kernel.element)
+    made = operands.make(problem, 9)
+    made.bias[..., 13:] = -np.inf
+    made.bias[0, 0, 4, :] = -np.inf
+    cpu_native.run(kernel, made)
+    assert (made.result()[0, 0, 4] == 0).all()
+    check_rows = made.reference().out
+    np.testing.assert_allclose(made.result(), check_rows, atol=2e-2 if kernel.element == "bf16" else 2e-3)
+
+
+def test_the_check_can_fail():
+    kernel = next(p.values[0] for p in KERNELS if not p.marks)
+    made = operands.make(problems.find("odd").with_element(kernel.element), 1)
+    cpu_native.run(kernel, made)
+    made.o.view()[0, 1, 2, 3] += 1
+    with pytest.raises(AssertionError, match="error of O"):
+        check(made, kernel.name)
