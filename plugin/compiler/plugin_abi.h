@@ -41,6 +41,7 @@ struct TypeConverter;
 struct TargetList;
 struct PassManager;  // the object that MlirOpPassManager points to
 struct LogicalResult { bool succeeded; };
+static_assert(sizeof(LogicalResult) == 1);
 
 // mlir::iree_compiler::AbstractPluginSession: one per compiler session.
 class Session {
@@ -88,6 +89,7 @@ struct Registrar {
   void **buckets;
   uint32_t bucket_count, item_count, item_size;
 };
+static_assert(offsetof(Registrar, item_count) == 12 && offsetof(Registrar, item_size) == 16);
 
 // Puts `registration` into the empty registrar. False if this isn't the layout that we know.
 inline bool putRegistration(Registrar *registrar, Registration *registration) {

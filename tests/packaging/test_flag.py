@@ -129,8 +129,13 @@ def test_uninstalling_leaves_no_trace(
     stock_environment.install(wheel)
     try:
         assert stock_environment.files() != before
-        result = stock_environment.compile(attention_mlir, tmp_path / "o.vmfb", PLUGIN_FLAG)
+        result = stock_environment.compile(
+            *(attention_mlir, tmp_path / "o.vmfb", PLUGIN_FLAG),
+            PYTHONDONTWRITEBYTECODE="",  # compiled files have to go too
+        )
         assert result.returncode == 0, result.stderr
+        package = stock_environment.packages / "iree_flashattn"
+        assert any((package / "__pycache__").iterdir())
     finally:
         stock_environment.uninstall()
     assert stock_environment.files() == before

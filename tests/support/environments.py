@@ -84,15 +84,15 @@ class Environment:
         pip(self, "uninstall", "--yes", "iree-flashattn")
 
     def files(self) -> dict[str, bytes | str]:
-        """Every file of site-packages and bin that is not behind a link, with its contents."""
+        """Every file and folder of site-packages and bin that is not behind a link."""
         found: dict[str, bytes | str] = {}
         for folder in (self.packages, self.root / "bin"):
             for path in sorted(folder.rglob("*")):
                 name = str(path.relative_to(self.root))
                 if path.is_symlink():
                     found[name] = str(path.readlink())
-                elif path.is_file():
-                    found[name] = path.read_bytes()
+                else:
+                    found[name] = path.read_bytes() if path.is_file() else "a folder"
         return found
 
 
