@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from iree.compiler import ir
@@ -18,12 +19,14 @@ from .product import Product
 from .reader import Reader
 from .refuse import Refuse
 from .roles import Roles, assignments, extent_of, form_of
-from .scores import Score, strip_casts_constant
+from .scores import Score, has_constant_below, strip_casts_constant
+from .term import Term, settled
 from .unify import depends, node_atoms
 from .views import Found, best_view, built_view, head_groups, view_of
 
 RULE = "views"
 ELEMENTS = ("f32", "f16", "bf16")
+_UNDERFLOWS = -110.0  # exp of less is 0 in f32: without a row maximum such a fill is -inf
 
 
 @dataclass
@@ -43,7 +46,8 @@ def assemble(reader: Reader, product: Product, out: Load, roots: list[Lin]) -> A
         try:
             attempt = _attempt(reader, product, out, roles)
         except Refuse as refuse:
-            refused = refused or refuse
+            if refused is None or refused.rule == "layout":
+                refused = refuse
             continue
         if best is None or attempt.cost < best.cost:
             best = attempt
@@ -62,7 +66,7 @@ def _attempt(reader: Reader, product: Product, out: Load, roles: Roles) -> Attem
     s_groups = head_groups(roles, roles.query, roles.key, kv=False)
     out_view = view_of(reader, Candidate(out), o_groups, "row or column", offset=False)
     if out_view is None:
-        raise Refuse(RULE, "the result has no single stride for one of its roles")
+        raise Refuse("layout", "the result has no single stride for one of its roles")
     element = out.dtype
     score = product.score
     q_factors, k_factors, scalar = _sort_factors(reader, product, roles)
@@ -99,8 +103,15 @@ def _attempt(reader: Reader, product: Product, out: Load, roles: Roles) -> Attem
         site.softcap = score_cap
         scale *= score_cap
     site.scale = _scale(scale, scalar)
-    cost += _mask(reader, site, score, roles, s_groups)
+    cost += _mask(reader, site, score, roles, s_groups, product.softmax.stable)
     cost += _bias(reader, site, score, s_groups, element)
+    if not product.softmax.stable:
+        for term in (*score.bias, *score.after):
+            if has_constant_below(reader, term, _UNDERFLOWS):
+                raise Refuse(
+                    "softmax", "no row maximum is subtracted and a finite mask is added: a fully"
+                    " masked row would not be NaN"
+                )  # fmt: skip
     _sinks(reader, site, product.softmax.sinks, roles)
     sizes = (site.batch, site.q_len, site.kv_len, site.heads)
     site.dynamic = any(s.static is None for s in sizes)
@@ -164,10 +175,14 @@ def _matrix(
     return found
 
 
-def _mask(reader: Reader, site: AttentionSite, score: Score, roles: Roles, groups: list) -> int:
+def _mask(
+    reader: Reader, site: AttentionSite, score: Score, roles: Roles, groups: list, stable: bool
+) -> int:
     if not score.keep:
         return 0
     site.fill = score.fill
+    if not stable and score.fill < _UNDERFLOWS:
+        site.fill = -math.inf
     mask = read_mask(
         reader, score.keep, form_of(roles.key), form_of(roles.query), (roles.query, roles.key)
     )
@@ -237,10 +252,11 @@ def _sinks(reader: Reader, site: AttentionSite, node: Node | None, roles: Roles)
 
 
 def _built_sinks(reader: Reader, node: Node, roles: Roles) -> View:
-    from .term import Term
-
     constant = strip_casts_constant(reader, node)
-    inner = constant if isinstance(constant, Const) else node
+    try:
+        inner = constant if isinstance(constant, Const) else settled(reader, node)
+    except ValueError as error:
+        raise Refuse("softmax", f"the sink cannot be read: {error}") from None
     term = Term(reader, inner, tuple(roles.heads), "f32")
     return View(term, "f32", (Extent(0), Extent(1), Extent(0), Extent(0)))  # type: ignore[arg-type]
 

@@ -114,7 +114,7 @@ _UNARY: dict[str, Callable] = {
 _BINARY: dict[str, Callable] = {
     "addi": np.add, "subi": np.subtract, "muli": np.multiply, "andi": np.bitwise_and,
     "ori": np.bitwise_or, "xori": np.bitwise_xor, "maxsi": np.maximum, "minsi": np.minimum,
-    "addf": np.add, "subf": np.subtract, "mulf": np.multiply, "remsi": np.fmod,
+    "addf": np.add, "subf": np.subtract, "mulf": np.multiply, "divf": np.divide, "remsi": np.fmod,
     "remui": np.fmod, "floordivsi": np.floor_divide,
     "divui": lambda a, b: a // b,
     "divsi": lambda a, b: (np.abs(a) // np.abs(b)) * np.sign(a) * np.sign(b),
@@ -123,6 +123,41 @@ _COMPARE: dict[str, Callable] = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
     "gt": np.greater, "ge": np.greater_equal,
 }  # fmt: skip
+
+
+def operation_on_arrays(n: Apply, args: list[np.ndarray]) -> np.ndarray:
+    """One operation of an expression on whole arrays. Raises :class:`NotConstant`."""
+    if n.name == "select":
+        return np.where(*args)
+    if n.name in _UNARY:
+        return _UNARY[n.name](args[0])
+    if n.name == "truncf":
+        if n.dtype not in ("f32", "f16"):
+            raise NotConstant
+        return args[0].astype(_DTYPES[n.dtype])
+    if n.name in ("trunci", "extsi"):
+        value = args[0]
+        if n.name == "extsi" and value.dtype == bool:
+            return -value.astype(np.int64)
+        return (value & 1).astype(bool) if n.dtype == "i1" else value
+    if n.name in _BINARY:
+        a, b = args
+        if n.name in ("divui", "divsi", "remsi", "remui", "floordivsi") and np.any(b == 0):
+            raise NotConstant
+        return _BINARY[n.name](a, b)
+    kind, _, predicate = n.name.partition(".")
+    if kind not in ("cmpi", "cmpf") or predicate in ("true", "false"):
+        raise NotConstant
+    a, b = args
+    if kind == "cmpi":
+        if predicate[0] == "u" and (np.any(a < 0) or np.any(b < 0)):
+            raise NotConstant
+        return _COMPARE[predicate[-2:]](a, b)
+    unordered = np.isnan(a) | np.isnan(b)
+    if predicate in ("uno", "ord"):
+        return unordered if predicate == "uno" else ~unordered
+    result = _COMPARE[predicate[1:]](a, b)
+    return result | unordered if predicate[0] == "u" else result & ~unordered
 
 
 def evaluate(reader: Reader, node: Node, atoms: list[Atom]) -> np.ndarray:
@@ -165,41 +200,7 @@ def evaluate(reader: Reader, node: Node, atoms: list[Atom]) -> np.ndarray:
             index = tuple(grid(c) for c in n.coords)
             return array[index] if index else np.full((1,) * rank, array)
         if isinstance(n, Apply):
-            return operation(n)
-        raise NotConstant
-
-    def operation(n: Apply) -> np.ndarray:
-        if n.name == "select":
-            return np.where(*(walk(a) for a in n.args))
-        if n.name in _UNARY:
-            return _UNARY[n.name](walk(n.args[0]))
-        if n.name == "truncf" and n.dtype in ("f32", "f16"):
-            return walk(n.args[0]).astype(_DTYPES[n.dtype])
-        if n.name in ("trunci", "extsi"):
-            value = walk(n.args[0])
-            if n.name == "extsi" and value.dtype == bool:
-                return -value.astype(np.int64)
-            return (value & 1).astype(bool) if n.dtype == "i1" else value
-        if n.name in _BINARY:
-            a, b = walk(n.args[0]), walk(n.args[1])
-            if n.name in ("divui", "divsi", "remsi", "remui", "floordivsi") and np.any(b == 0):
-                raise NotConstant
-            return _BINARY[n.name](a, b)
-        kind, _, predicate = n.name.partition(".")
-        if kind == "cmpi":
-            a, b = walk(n.args[0]), walk(n.args[1])
-            if predicate[0] == "u" and (np.any(a < 0) or np.any(b < 0)):
-                raise NotConstant
-            return _COMPARE[predicate[-2:]](a, b)
-        if kind == "cmpf":
-            a, b = walk(n.args[0]), walk(n.args[1])
-            unordered = np.isnan(a) | np.isnan(b)
-            if predicate in ("uno", "ord"):
-                return unordered if predicate == "uno" else ~unordered
-            if predicate in ("true", "false"):
-                raise NotConstant
-            result = _COMPARE[predicate[1:]](a, b)
-            return result | unordered if predicate[0] == "u" else result & ~unordered
+            return operation_on_arrays(n, [walk(a) for a in n.args])
         raise NotConstant
 
     with np.errstate(all="ignore"):

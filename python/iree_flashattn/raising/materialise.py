@@ -9,12 +9,12 @@ from iree.compiler import ir
 
 from ..extent import Extent
 from ..site import AttentionSite
-from .axes import Lin
+from .axes import Atom, Lin, Size
 from .expr import Apply, Const, Load, Node, Position, Scalar
 from .folding import CMPF, CMPI
 from .reader import Reader
 from .sizes import producer
-from .term import Term
+from .term import Term, spread
 
 if TYPE_CHECKING:
     from ..emitting.builder import Builder
@@ -130,54 +130,48 @@ class _Writer:
         if isinstance(node, Apply):
             for a in node.args:
                 self._collect(a)
-        elif isinstance(node, Load):
-            chosen = self._readable(node)
-            if isinstance(chosen, Load):
-                self._add_input(node, chosen)
-            else:
-                self._collect(chosen)
+        elif isinstance(node, Load) and node not in self.input_of:
+            self.input_of[node] = len(self.inputs)
+            self.inputs.append(self._input(node))
 
-    def _readable(self, load: Load) -> Node:
-        """The deepest tensor on the way up that can be read through a map; the load if none."""
-        best: Load | None = None
-        node: Node = load
-        while isinstance(node, Load):
-            if self._map(node) is not None:
-                best = node
-            up = self.reader.step(node)
-            if up is node:
-                break
-            node = up
-        if best is not None:
-            return best
-        if not isinstance(node, Load):
-            return node
-        raise ValueError(f"{load.value} cannot be read through an index map")
+    def _input(self, load: Load) -> tuple[ir.Value, ir.AffineMap]:
+        """The tensor with one dimension for each axis that it is read with."""
+        dims = spread(self.reader, load)
+        assert dims is not None  # the term was settled
+        value = load.value
+        if any(len(dim) > 1 for dim in dims):
+            value = self._expanded(value, dims)
+        flat = [dim or [None] for dim in dims]
+        results = [
+            ir.AffineConstantExpr.get(0) if a is None else ir.AffineDimExpr.get(self.place[a])
+            for dim in flat
+            for a in dim
+        ]
+        return value, ir.AffineMap.get(len(self.term.axes), 0, results)
 
-    def _map(self, load: Load) -> ir.AffineMap | None:
-        results = []
-        seen: set[int] = set()
-        for coordinate in load.coords:
-            lin = self.reader.space.resolve(coordinate)
-            if not lin.terms and isinstance(lin.const, int):
-                results.append(ir.AffineConstantExpr.get(lin.const))
-                continue
-            if len(lin.terms) != 1 or lin.const != 0 or lin.terms[0][1] != 1:
-                return None
-            place = self.place.get(lin.terms[0][0])
-            if place is None or place in seen:
-                return None
-            seen.add(place)
-            results.append(ir.AffineDimExpr.get(place))
-        return ir.AffineMap.get(len(self.term.axes), 0, results)
-
-    def _add_input(self, node: Load, chosen: Load) -> None:
-        if node in self.input_of:
-            return
-        mapping = self._map(chosen)
-        assert mapping is not None
-        self.input_of[node] = len(self.inputs)
-        self.inputs.append((chosen.value, mapping))
+    def _expanded(self, value: ir.Value, dims: list[list[Atom]]) -> ir.Value:
+        dynamic = ir.ShapedType.get_dynamic_size()
+        i64 = ir.IntegerType.get_signless(64)
+        groups, shape, position = [], [], 0
+        for dim in dims:
+            sizes: list[Size] = [a.extent for a in dim] or [1]
+            numbers = range(position, position + len(sizes))
+            groups.append(ir.ArrayAttr.get([ir.IntegerAttr.get(i64, n) for n in numbers]))
+            shape += sizes
+            position += len(sizes)
+        static = [s if isinstance(s, int) else dynamic for s in shape]
+        lengths = [self.build.extent(Extent.of(s)) for s in shape if not isinstance(s, int)]
+        op = ir.Operation.create(
+            "tensor.expand_shape",
+            results=[ir.RankedTensorType.get(static, value.type.element_type)],
+            operands=[value, *lengths],
+            attributes={
+                "reassociation": ir.ArrayAttr.get(groups),
+                "static_output_shape": ir.DenseI64ArrayAttr.get(static),
+            },
+            ip=self.build.point,
+        )
+        return op.results[0]
 
     # -- the body --------------------------------------------------------------------------------
     def _emit(self, node: Node) -> ir.Value:
@@ -188,10 +182,7 @@ class _Writer:
 
     def _new(self, node: Node) -> ir.Value:
         if isinstance(node, Load):
-            index = self.input_of.get(node)
-            if index is not None:
-                return self.arguments[index]
-            return self._emit(self._readable(node))
+            return self.arguments[self.input_of[node]]
         if isinstance(node, Const):
             return self._constant(node.value, node.dtype)
         if isinstance(node, Scalar):

@@ -11,6 +11,7 @@ from iree.compiler import ir
 from .attention_op import NAMES, Product, read_attention
 from .axes import Lin
 from .expr import Apply, Const, Load, Node
+from .operands import operand_atoms
 from .reader import Reader
 from .refuse import Refuse, describe
 from .scores import axes_of_dot, score_of_terms
@@ -132,6 +133,10 @@ def _finish(reader: Reader, softmax: Softmax, v: Node, final: Load) -> Product:
     key_atoms = atoms_of(reader, softmax.keys)
     score = score_of_terms(reader, softmax.terms, key_atoms)
     left, right, inner = axes_of_dot(reader, score.dot)
+    if not key_atoms:  # a single key: either may be Q, the one with more axes is
+        more = len(operand_atoms(reader, left)) >= len(operand_atoms(reader, right))
+        q, k = (left, right) if more else (right, left)
+        return Product(softmax, score, q, k, v, inner, producer(final.value))
     sides = [depends(reader, side, key_atoms) for side in (left, right)]
     if sides == [False, True]:
         q, k = left, right

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from .axes import Lin
 from .expr import Apply, Const, Load, Node
 from .folding import apply, negate, rounded
+from .leaves import has_product
 from .reader import Reader
 from .refuse import Refuse, describe
-from .softmax import Term, has_product
+from .rowmax import Term
 from .unify import Unifier, depends, strip_casts
 
 RULE = "scores"
@@ -40,7 +41,7 @@ def score_of_terms(reader: Reader, terms: list[Term], keys: set) -> Score:
     """The score that a sum of signed terms is. Raises :class:`Refuse`."""
     first: Refuse | None = None
     for position, (sign, node) in enumerate(terms):
-        if not has_product(reader, node) or not depends(reader, node, keys):
+        if not _is_score(reader, node, keys):
             continue
         try:
             score = parse_score(reader, node, keys)
@@ -84,7 +85,8 @@ def parse_score(reader: Reader, node: Node, keys: set) -> Score:
 
 
 def _is_score(reader: Reader, node: Node, keys: set) -> bool:
-    return has_product(reader, node) and depends(reader, node, keys)
+    # with a single key nothing varies with the keys
+    return has_product(reader, node) and (not keys or depends(reader, node, keys))
 
 
 def _one_score(reader: Reader, head: Apply, args: tuple[Node, ...], keys: set) -> int:
@@ -224,6 +226,10 @@ def add_term(reader: Reader, score: Score, term: Node) -> None:
     if isinstance(constant, Const) and constant.value == 0:
         return
     head = strip_casts(reader, term)
+    inner = strip_casts(reader, head.args[0]) if _is_negation(head) else head
+    if isinstance(inner, Load) and (reduce := reader.reduction(inner)) is not None:
+        if reduce.combine in ("max", "min") and has_product(reader, reduce.body):
+            raise Refuse(RULE, "an extremum of the scores is added at other places than its row")
     if isinstance(head, Apply) and head.name == "addf" and _has_mask(reader, head):
         for a in head.args:
             add_term(reader, score, a)
@@ -240,6 +246,20 @@ def add_term(reader: Reader, score: Score, term: Node) -> None:
         score.after.append(term)
     else:
         score.bias.append(term)
+
+
+def _is_negation(node: Node) -> bool:
+    return isinstance(node, Apply) and node.name == "negf"
+
+
+def has_constant_below(reader: Reader, node: Node, limit: float, depth: int = 12) -> bool:
+    """Whether a number below the limit is written anywhere in the expression."""
+    head = reader.head(node)
+    if isinstance(head, Const):
+        return isinstance(head.value, float) and -math.inf < head.value < limit
+    if isinstance(head, Apply) and depth:
+        return any(has_constant_below(reader, a, limit, depth - 1) for a in head.args)
+    return False
 
 
 def _has_mask(reader: Reader, node: Node, depth: int = 4) -> bool:

@@ -82,7 +82,7 @@ def raise_value(value: ir.Value, shared: Shared) -> AttentionSite | Refusal | No
     return Refusal(str(op.location), first.rule, first.reason, first.subject)
 
 
-_ORDER = ("values", "softmax", "attention op", "scores", "masks", "roles", "views", "weights")
+_ORDER = ("layout", "values", "softmax", "attention op", "scores", "masks", "roles", "views", "weights")
 
 
 def _progress(refuse: Refuse) -> int:

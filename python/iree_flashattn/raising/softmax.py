@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from .axes import Lin, dense_length
 from .expr import Apply, Const, Load, Node, Reduce
 from .folding import apply, negate
+from .leaves import has_product
 from .reader import Reader
 from .refuse import Refuse, describe
+from .rowmax import drop_row_maxima
 from .sizes import producer
 from .unify import Unifier, atoms_of, depends, strip_casts
 
@@ -29,6 +31,7 @@ class Softmax:
     terms: list[Term]  # their sum is the score, up to what cancels
     keys: list[Lin]
     sinks: Node | None = None
+    stable: bool = True  # a row maximum is subtracted before the exponential
     zero_rows: bool = False  # a guard makes a row without any finite score zero
     trail: list[Load] = field(default_factory=list)  # tensors that hold P, outermost first
     scaled: list[Load] = field(default_factory=list)  # tensors that hold P times ``factors``
@@ -49,33 +52,6 @@ def terms_of(reader: Reader, node: Node, keys: set, sign: int = 1) -> list[Term]
                 for t in terms_of(reader, a, keys, sign * s)
             ]
     return [(sign, node)]
-
-
-def has_product(reader: Reader, node: Node, depth: int = 40) -> bool:
-    """Whether a contraction of two tensors is below the node through elementwise ops."""
-    if depth == 0:
-        return False
-    node = reader.head(node)
-    if isinstance(node, Load):
-        op = producer(node.value)
-        return op is not None and is_contraction(reader, op)
-    if isinstance(node, Apply):
-        return node.name == "scaled_dot" or any(
-            has_product(reader, a, depth - 1) for a in node.args
-        )
-    return False
-
-
-def is_contraction(reader: Reader, op) -> bool:  # noqa: ANN001
-    if not op.name.startswith("linalg."):
-        return False
-    info = reader.shared.linalg(op)
-    if info is None or not info.reduced:
-        return False
-    if info.kind == "product":
-        return True
-    reducer = reader.shared.reducer(info, 0)
-    return len(info.ins) == 2 and reducer is not None and reducer[0] == "add"
 
 
 def match_softmax(reader: Reader, node: Node, keys: list[Lin]) -> Softmax:
@@ -294,7 +270,7 @@ def _match_quotient(
     terms = exponent(reader, numerator, key_atoms)
     if terms is None:
         raise Refuse(RULE, "the numerator is no exponential", describe(reader, numerator))
-    kept, dropped = _drop_row_maxima(reader, terms, key_atoms)
+    kept, dropped = drop_row_maxima(reader, terms, key_atoms)
     sinks: Node | None = None
     summed = False
     for part in _sum_parts(reader, denominator):
@@ -310,7 +286,7 @@ def _match_quotient(
             sinks = _one_sink(sinks, _sink(reader, part, dropped, key_atoms))
     if not summed:
         raise Refuse(RULE, "the denominator is no sum", describe(reader, denominator))
-    return Softmax(kept, keys, sinks)
+    return Softmax(kept, keys, sinks, stable=bool(dropped))
 
 
 def _one_sink(have: Node | None, new: Node) -> Node:
@@ -324,43 +300,6 @@ def _sum_parts(reader: Reader, node: Node) -> list[Node]:
     if isinstance(head, Apply) and head.name == "addf":
         return _sum_parts(reader, head.args[0]) + _sum_parts(reader, head.args[1])
     return [node]
-
-
-def _drop_row_maxima(
-    reader: Reader, terms: list[Term], keys: set
-) -> tuple[list[Term], list[Term]]:
-    kept, dropped = [], []
-    for sign, node in terms:
-        cancels = sign == -1 and not depends(reader, node, keys) and is_row_maximum(reader, node)
-        (dropped if cancels else kept).append((sign, node))
-    return kept, dropped
-
-
-def is_row_maximum(reader: Reader, node: Node) -> bool:
-    """A maximum over a reduction, or constants and selections around one: it cancels."""
-    found = False
-
-    def check(n: Node) -> bool:
-        nonlocal found
-        head = strip_casts(reader, n)
-        if isinstance(head, Const):
-            return True
-        if isinstance(head, Apply):
-            if head.name in ("maximumf", "maxnumf"):
-                return all(check(a) for a in head.args)
-            if head.name == "select":
-                return all(check(a) for a in head.args[1:])
-            if head.name == "mulf":  # max(x) * c, as in exp(c * x - c * max(x))
-                return all(check(a) for a in head.args)
-            return False
-        if isinstance(head, Load):
-            reduce = reader.reduction(head)
-            if reduce is not None and reduce.combine == "max":
-                found = True
-                return True
-        return False
-
-    return check(node) and found
 
 
 def _match_sum(

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..extent import Extent
-from .axes import Atom, Lin, Size, times
-from .expr import Node
+from .axes import Atom, Size, dense_length, times
+from .expr import Apply, Load, Node, Position
 from .reader import Reader
-from .unify import node_atoms
+from .unify import atoms_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +34,63 @@ class Term:
         return (self.node, self.axes, self.dtype)
 
 
+def spread(reader: Reader, load: Load) -> list[list[Atom]] | None:
+    """For each dimension of the tensor the axes that count through it, outermost first.
+
+    None where a coordinate is shifted, scaled or covers a dimension in part: the tensor cannot be
+    reshaped to the axes.
+    """
+    dims: list[list[Atom]] = []
+    for n, coordinate in zip(reader.sizes.shape(load.value), load.coords, strict=True):
+        lin = reader.space.resolve(coordinate)
+        if dense_length(lin) != n:
+            return None
+        left, order, length = list(lin.terms), [], 1
+        while left:
+            position = next(i for i, (_, c) in enumerate(left) if c == length)
+            atom, _ = left.pop(position)
+            order.insert(0, atom)
+            length = times(length, atom.extent)
+        dims.append(order)
+    flat = [a for dim in dims for a in dim]
+    return dims if len(flat) == len(set(flat)) else None
+
+
+def settled(reader: Reader, node: Node) -> Node:
+    """The expression with each load moved to the most direct tensor that can be read whole.
+
+    Raises ``ValueError`` where there is none.
+    """
+    if isinstance(node, Apply):
+        return Apply(node.name, tuple(settled(reader, a) for a in node.args), node.dtype)
+    if not isinstance(node, Load):
+        return node
+    best: Load | None = None
+    current: Node = node
+    while isinstance(current, Load):
+        if spread(reader, current) is not None:
+            best = current
+        up = reader.step(current)
+        if up is current:
+            break
+        current = up
+    if best is not None:
+        return reader.fresh(best)
+    if isinstance(current, Load):
+        raise ValueError(f"{node.value} cannot be read as a whole")
+    return settled(reader, current)
+
+
 def make_term(
     reader: Reader, node: Node, groups: list[list[Atom]], dtype: str
 ) -> tuple[Term, dict[Atom, Size]]:
     """The term of a node and the strides of its axes.
 
     ``groups`` are the site's axes by role, outermost first; a role that the node varies with is
-    built whole, so that one stride walks it.
+    built whole, so that one stride walks it. Raises ``ValueError`` where it cannot be built.
     """
-    used = node_atoms(reader, node)
+    node = settled(reader, node)
+    used = shallow_atoms(reader, node)
     axes = [a for group in groups if used & set(group) for a in group]
     missing = used - set(axes)
     if missing:
@@ -56,8 +103,12 @@ def make_term(
     return Term(reader, node, tuple(axes), dtype), strides
 
 
-def extent(value: Size) -> Extent:
-    return Extent.of(value)
-
-
-__all__ = ["Lin", "Term", "extent", "make_term"]
+def shallow_atoms(reader: Reader, node: Node) -> set[Atom]:
+    """The axes that the expression names as it stands."""
+    if isinstance(node, Load):
+        return atoms_of(reader, node.coords)
+    if isinstance(node, Apply):
+        return set().union(*(shallow_atoms(reader, a) for a in node.args))
+    if isinstance(node, Position):
+        return atoms_of(reader, [node.lin])
+    return set()

@@ -1,0 +1,67 @@
+"""Row maxima: what is subtracted before the exponential and cancels in the quotient."""
+
+from __future__ import annotations
+
+from .expr import Apply, Const, Load, Node, Reduce
+from .leaves import find_product
+from .reader import Reader
+from .unify import Unifier, atoms_of, depends, strip_casts
+
+Term = tuple[int, Node]
+
+
+def drop_row_maxima(
+    reader: Reader, terms: list[Term], keys: set
+) -> tuple[list[Term], list[Term]]:
+    """(terms that stay, terms that cancel).
+
+    A maximum of the same row of the same scores is finite wherever a score of the row is, so that
+    without it nothing changes but rounding. Anything else that is subtracted stays.
+    """
+    kept, dropped = [], []
+    product = next(
+        (p for _, n in terms if (p := find_product(reader, n)) is not None), None
+    )
+    for sign, node in terms:
+        cancels = (
+            sign == -1
+            and not depends(reader, node, keys)
+            and _is_row_maximum(reader, node, product)
+        )
+        (dropped if cancels else kept).append((sign, node))
+    return kept, dropped
+
+
+def _is_row_maximum(reader: Reader, node: Node, product: Load | None) -> bool:
+    """A maximum over a reduction, or constants and selections around one."""
+    found = False
+
+    def check(n: Node) -> bool:
+        nonlocal found
+        head = strip_casts(reader, n)
+        if isinstance(head, Const):
+            return True
+        if isinstance(head, Apply):
+            if head.name in ("maximumf", "maxnumf", "mulf"):
+                return all(check(a) for a in head.args)
+            if head.name == "select":
+                return all(check(a) for a in head.args[1:])
+            return False
+        if isinstance(head, Load):
+            reduce = reader.reduction(head)
+            if reduce is not None and reduce.combine == "max":
+                found = True
+                return _same_row(reader, reduce, product)
+        return False
+
+    return check(node) and found
+
+
+def _same_row(reader: Reader, reduce: Reduce, product: Load | None) -> bool:
+    other = find_product(reader, reduce.body)
+    if product is None or other is None:
+        return product is other
+    if product.value != other.value:
+        return False
+    unifier = Unifier(reader, atoms_of(reader, reduce.axes))
+    return unifier.same(product, other)
