@@ -82,3 +82,6 @@ class AttentionSite:
     weights: View | None = None  # the normalised P as a second result, dense (b, h, q, key)
     spelling: str = ""  # which rule raised it, for the report
     dynamic: bool = False  # any extent known only at run time
+    # Sizes that the source program needs to be equal and does not prove (the keys of K and of V):
+    # compared on the host before the dispatch.
+    equal: list[tuple[Extent, Extent]] = field(default_factory=list)

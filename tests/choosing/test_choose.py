@@ -202,3 +202,26 @@ def test_option_without_meaning_is_refused(variable: str, value: str) -> None:
 def test_options_of_an_empty_environment() -> None:
     assert Options.from_environment({}) == Options(True, False, "", "static")
     assert Options.from_environment({"IREE_FLASHATTN_GATE": "off"}).gate is False
+
+
+TINY = {"batch": 12, "heads": 8, "q_len": 4, "kv_len": 4, "dk": 32}
+GATED = [
+    (TINY, True),
+    (TINY | {"dk": 64}, False),  # 2048 multiplications a head
+    (TINY | {"batch": 4}, False),  # 32 heads
+    (TINY | {"band": Band(hi=Extent(0))}, False),  # stock expands masks, and gets some wrong
+    (TINY | {"q_len": "n"}, False),
+    (TINY | {"q_len": 1, "kv_len": 1, "dk": 136}, False),  # stock is wrong over 128
+    ({}, False),
+]
+
+
+@pytest.mark.parametrize(("changes", "declined"), GATED)
+def test_gate(changes: dict, declined: bool) -> None:
+    answer = choose(site(**changes), TARGETS["avx512"])
+    assert isinstance(answer, Refusal) == declined, answer
+    if isinstance(answer, Refusal):
+        assert answer.rule == "choose.gate"
+        assert "IREE_FLASHATTN_GATE=off" in answer.reason
+        assert "96 heads of 1024 multiplications" in answer.reason
+    assert isinstance(choose(site(**changes), TARGETS["avx512"], UNGATED), Choice)

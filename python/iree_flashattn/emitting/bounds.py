@@ -31,6 +31,10 @@ def outside(site: AttentionSite) -> tuple[str, str] | None:
 
 def check(site: AttentionSite, build: Builder) -> None:
     """Emits the comparisons that cannot be decided now."""
+    for a, b in site.equal:
+        if a != b:
+            message = "iree-flashattn: sizes that the attention needs to be equal are not"
+            _require(build, build.extent(a), build.extent(b), message, predicate=0)  # eq
     for name, view, sizes in _views(site):
         reach, have = _reach(view, sizes), _static_elements(view.value)
         if have is not None:
@@ -61,9 +65,11 @@ def _too_small(name: str) -> str:
     return f"iree-flashattn: {name} is smaller than the attention's sizes say"
 
 
-def _require(build: Builder, low: ir.Value, high: ir.Value, message: str) -> None:
+def _require(
+    build: Builder, low: ir.Value, high: ir.Value, message: str, predicate: int = 3
+) -> None:
     """Asserts low <= high (signed: a reach with a size of zero is negative and passes)."""
-    kind = ir.IntegerAttr.get(ir.IntegerType.get_signless(64, build.context), 3)  # sle
+    kind = ir.IntegerAttr.get(ir.IntegerType.get_signless(64, build.context), predicate)
     fits = arith.CmpIOp(kind, low, high, loc=build.location, ip=build.point).result
     cf.AssertOp(fits, message, loc=build.location, ip=build.point)
 
