@@ -1,5 +1,8 @@
 """Compiles the CPU kernels: ``python plugin/cpu/build.py --out DIR [--only SUBSTRING] [--jobs N]``.
 
+With ``--runtime DIR2`` it also writes what the runtime plugin links: DIR2/kernels.a, the objects of
+this machine's architecture, and DIR2/kernels.inc, their names and the CPU features they need.
+
 Writes DIR/<name>.o, an ELF object that IREE links into the executable of a dispatch, for every row
 of kernels.toml. The compiler is the clang of the ``ziglang`` package (docs/performance.md has the
 comparison with gcc); it cross-compiles, so all instruction sets are built on every machine.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -51,11 +55,27 @@ def compile_command(kernel, out: Path, *, source: Path | None = None) -> list[st
     ]
 
 
+def write_runtime(kernels, objects: Path, out: Path) -> None:
+    """The archive and the list (X macros) of the kernels for this architecture."""
+    mine = [k for k in kernels if k.target["arch"] == platform.machine()]
+    lines = []
+    for kernel in mine:
+        checks = [f'__builtin_cpu_supports("{f}")' for f in kernel.target.get("features", [])]
+        lines.append(f"X({kernel.name}, {' && '.join(checks) or '1'})")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "kernels.inc").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    archive = out / "kernels.a"
+    archive.unlink(missing_ok=True)
+    files = [str(objects / f"{k.name}.o") for k in mine]
+    subprocess.run([sys.executable, "-m", "ziglang", "ar", "rcs", str(archive), *files], check=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory for <name>.o")
     parser.add_argument("--only", default="", help="build only names with this substring")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--runtime", type=Path, help="directory for the runtime plugin's parts")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     kernels = _catalog().load_table("cpu", HERE / "kernels.toml")
@@ -67,7 +87,7 @@ def main() -> int:
         target = options.out / f"{kernel.name}.o"
         if target.exists() and target.stat().st_mtime > newest:
             return None
-        partial = target.with_suffix(".tmp.o")
+        partial = target.with_suffix(f".{os.getpid()}.tmp")
         result = subprocess.run(compile_command(kernel, partial), capture_output=True, text=True)
         if result.returncode or result.stderr.strip():
             print(f"{kernel.name}:\n{result.stderr}", file=sys.stderr)
@@ -78,6 +98,8 @@ def main() -> int:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         failed = [name for name in pool.map(build, [k for k in kernels if options.only in k.name]) if name]
+    if options.runtime and not failed:
+        write_runtime(kernels, options.out, options.runtime)
     return 1 if failed else 0
 
 

@@ -1,0 +1,97 @@
+// The runtime extension: an IREE executable plugin with the CPU kernels of this architecture, for
+// modules whose kernels are imports by name instead of linked objects.
+#include "executable_plugin_abi.h"
+
+typedef void kernel_function(const void *q, const void *k, const void *v, const void *mask,
+                             const void *bias, const float *sinks, void *o, void *weights,
+                             const uint32_t *words, uint32_t x, uint32_t y, uint32_t z,
+                             void *scratch);
+
+// Generated from the kernel table: X(name, whether this machine can run it).
+#define X(name, runs) extern kernel_function name;
+#include "kernels.inc"
+#undef X
+
+// A kernel's arguments as the compiled module packs them: in order, naturally aligned.
+typedef struct {
+  const void *q, *k, *v, *mask, *bias;
+  const float *sinks;
+  void *o, *weights;
+  const uint32_t *words;
+  uint32_t x, y, z;
+  void *scratch;
+} arguments;
+
+static int call(const void *packed, void *context, void *reserved) {
+  (void)reserved;
+  const arguments *a = packed;
+  ((kernel_function *)context)(a->q, a->k, a->v, a->mask, a->bias, a->sinks, a->o, a->weights,
+                               a->words, a->x, a->y, a->z, a->scratch);
+  return 0;
+}
+
+static int same(const char *a, const char *b) {
+  while (*a && *a == *b) ++a, ++b;
+  return *a == *b;
+}
+
+// The kernel of that name, or NULL where there is none or the machine lacks its instructions.
+static kernel_function *find(const char *name) {
+#define X(kernel, runs) \
+  if (same(name, #kernel)) return (runs) ? kernel : NULL;
+#include "kernels.inc"
+#undef X
+  return NULL;
+}
+
+static int load_count;
+
+// How often a runtime has loaded the plugin in this process; iree_flashattn.runtime asks.
+__attribute__((visibility("default"))) int iree_flashattn_runtime_loads(void) {
+  return __atomic_load_n(&load_count, __ATOMIC_RELAXED);
+}
+
+static plugin_status load(const void *environment, size_t param_count, const void *params,
+                          void **self) {
+  (void)environment, (void)param_count, (void)params;
+  __atomic_fetch_add(&load_count, 1, __ATOMIC_RELAXED);
+  *self = NULL;
+  return PLUGIN_OK;
+}
+
+static void unload(void *self) { (void)self; }
+
+static plugin_status resolve(void *self, const plugin_resolve_params *params,
+                             uint32_t *resolution) {
+  (void)self;
+  *resolution = 0;
+  plugin_status status = PLUGIN_OK;
+  for (size_t i = 0; i < params->count; ++i) {
+    if (params->function_pointers[i]) continue;
+    const char *name = params->symbol_names[i];
+    const int optional = *name == '?';
+    kernel_function *kernel = find(name + optional);
+    if (kernel) {
+      params->function_pointers[i] = (void *)call;
+      params->contexts[i] = (void *)kernel;
+    } else if (optional) {
+      *resolution |= PLUGIN_MISSING_OPTIONAL;
+    } else {
+      status = PLUGIN_NOT_FOUND;  // the runtime names the import in its message
+    }
+  }
+  return status;
+}
+
+static const plugin_header header = {
+    .version = PLUGIN_VERSION_0_1,
+    .name = "iree_flashattn",
+    .description = "FlashAttention kernels for CPUs",
+};
+static const plugin_v0 plugin = {&header, load, unload, resolve};
+
+__attribute__((visibility("default"))) const plugin_header **iree_hal_executable_plugin_query(
+    uint32_t max_version, void *reserved) {
+  (void)reserved;
+  return max_version >= PLUGIN_VERSION_0_1 ? (const plugin_header **)&plugin : NULL;
+}
