@@ -1,0 +1,101 @@
+"""The runtime extension in fresh processes: what it resolves, what it refuses, when it is too late."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from iree_flashattn import catalog, runtime
+
+PYTHON = Path(__file__).parents[2] / "python"
+HERE = Path(__file__).parents[1] / "kernels" / "cpu"
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(PYTHON), str(HERE), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_enable_is_idempotent():
+    result = python("from iree_flashattn import runtime; runtime.enable(); runtime.enable()")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("driver", ["local-task", "local-sync"])
+def test_enable_after_a_device_was_made_is_refused(driver):
+    result = python(
+        f"import iree.runtime as rt; rt.get_device({driver!r})\n"
+        "from iree_flashattn import runtime; runtime.enable()"
+    )
+    assert result.returncode != 0
+    assert f"too late: the IREE driver {driver} exists already" in result.stderr
+
+
+class Parameters(ctypes.Structure):
+    _fields_ = [
+        ("count", ctypes.c_size_t),
+        ("names", ctypes.POINTER(ctypes.c_char_p)),
+        ("functions", ctypes.POINTER(ctypes.c_void_p)),
+        ("contexts", ctypes.POINTER(ctypes.c_void_p)),
+    ]
+
+
+class Plugin(ctypes.Structure):
+    _fields_ = [
+        ("header", ctypes.c_void_p),
+        ("load", ctypes.c_void_p),
+        ("unload", ctypes.c_void_p),
+        ("resolve", ctypes.CFUNCTYPE(
+            ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER(Parameters),
+            ctypes.POINTER(ctypes.c_uint32),
+        )),
+    ]  # fmt: skip
+
+
+def resolve(*names: str) -> tuple[int, int, list[int | None]]:
+    """(status code, resolution flags, functions) of the plugin for these import names."""
+    query = ctypes.CDLL(str(runtime.path())).iree_hal_executable_plugin_query
+    query.restype = ctypes.POINTER(Plugin)
+    plugin = query(ctypes.c_uint32(1), None).contents
+    functions = (ctypes.c_void_p * len(names))()
+    parameters = Parameters(
+        len(names),
+        (ctypes.c_char_p * len(names))(*(n.encode() for n in names)),
+        functions,
+        (ctypes.c_void_p * len(names))(),
+    )
+    flags = ctypes.c_uint32()
+    status = plugin.resolve(None, ctypes.byref(parameters), ctypes.byref(flags))
+    return status, flags.value, list(functions)
+
+
+def test_every_kernel_that_the_machine_runs_is_there():
+    sys.path.insert(0, str(HERE))
+    import cpu_native
+
+    for kernel in catalog.kernels("cpu"):
+        status, _, functions = resolve(kernel.name)
+        runs = cpu_native.why_not(kernel) is None
+        assert (status == 0) == runs, kernel.name
+        assert bool(functions[0]) == runs
+
+
+def test_unknown_imports():
+    not_found, missing_optional = 5, 1
+    assert resolve("fa_no_such_kernel")[0] == not_found
+    assert resolve("?fa_no_such_kernel")[:2] == (0, missing_optional)
+
+
+def test_a_runtime_without_the_interface_gets_nothing():
+    query = ctypes.CDLL(str(runtime.path())).iree_hal_executable_plugin_query
+    query.restype = ctypes.c_void_p
+    assert query(ctypes.c_uint32(0), None) is None
