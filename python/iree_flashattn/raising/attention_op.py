@@ -103,7 +103,7 @@ def _score(
 ) -> Score:
     block = op.regions[0].blocks[0]
     try:
-        program = compile_block(block, reader.sizes)
+        program = compile_block(op, reader.shared.index, reader.sizes)
     except Unsupported as unsupported:
         raise Refuse(RULE, f"the score region has {unsupported}", str(unsupported)) from None
     arguments: list[Node] = [dot]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from .axes import ZERO, Lin, plus, size
 from .expr import Apply, Load, Node, Reduce
 from .reader import Reader, concat_pieces
-from .sizes import producer
 
 
 def split_last_column(reader: Reader, reduce: Reduce) -> tuple[Lin, Node, Node] | None:
@@ -40,7 +39,7 @@ def _boundary(reader: Reader, node: Node, atom, depth: int):  # noqa: ANN001, AN
                 return found
         return None
     if isinstance(node, Load):
-        op = producer(node.value)
+        op = reader.producer(node.value)
         if op is None or op.name != "tensor.concat":
             return None
         dim = op.attributes["dim"].value

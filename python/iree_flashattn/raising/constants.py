@@ -11,7 +11,6 @@ from iree.compiler import ir
 from .axes import Atom
 from .expr import Apply, Const, Load, Node, Position
 from .reader import Reader
-from .sizes import producer
 
 _DTYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "i64": np.int64,
            "i32": np.int32, "i16": np.int16, "i8": np.int8}  # fmt: skip
@@ -91,7 +90,7 @@ class Constants:
         return array
 
     def _read(self, value: ir.Value) -> np.ndarray:
-        op = producer(value)
+        op = self.shared.index.producer(value)
         attribute = None
         if op is not None and op.name == "arith.constant":
             attribute = op.attributes["value"]

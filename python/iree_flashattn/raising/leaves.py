@@ -7,7 +7,6 @@ from iree.compiler import ir
 from .axes import Lin
 from .expr import Apply, Load, Node
 from .reader import Reader, concat_pieces
-from .sizes import producer
 
 
 def has_product(reader: Reader, node: Node, depth: int = 40) -> bool:
@@ -16,7 +15,7 @@ def has_product(reader: Reader, node: Node, depth: int = 40) -> bool:
         return False
     node = reader.head(node)
     if isinstance(node, Load):
-        op = producer(node.value)
+        op = reader.producer(node.value)
         return op is not None and is_contraction(reader, op)
     if isinstance(node, Apply):
         return node.name == "scaled_dot" or any(
@@ -43,7 +42,7 @@ def find_product(reader: Reader, node: Node, depth: int = 40) -> Load | None:
         return None
     node = reader.head(node)
     if isinstance(node, Load):
-        op = producer(node.value)
+        op = reader.producer(node.value)
         if op is None:
             return None
         if is_contraction(reader, op):

@@ -15,7 +15,7 @@ from .operands import operand_atoms
 from .reader import Reader
 from .refuse import Refuse, describe
 from .scores import axes_of_dot, score_of_terms
-from .sizes import producer, result_number
+from .sizes import result_number
 from .softmax import Softmax, _match_quotient, match_softmax
 from .structure import parse_maps
 from .unify import atoms_of, depends, strip_casts
@@ -25,7 +25,7 @@ def read_product(reader: Reader, load: Load) -> Product:
     """The parts of the attention that one element of a tensor is. Raises :class:`Refuse`."""
     head = strip_casts(reader, load)
     if isinstance(head, Load):
-        op = producer(head.value)
+        op = reader.producer(head.value)
         if op is not None and op.name == NAMES[0]:
             return read_attention(reader, op, head)
         return _contraction(reader, head)
@@ -51,7 +51,7 @@ def _quotient(reader: Reader, head: Apply) -> tuple[Node, Node] | None:
 
 def _factors(reader: Reader, load: Load) -> tuple[Node, Node, list[Lin]]:
     """(left, right, summed axes) where the leaf is a sum of products that starts at zero."""
-    op = producer(load.value)
+    op = reader.producer(load.value)
     name = op.name if op is not None else "an argument"
     reduce = reader.reduction(load)
     if reduce is None or reduce.combine != "add":
@@ -83,7 +83,7 @@ def _late_division(reader: Reader, numerator: Node, denominator: Node) -> Produc
     head = strip_casts(reader, numerator)
     if not isinstance(head, Load):
         raise Refuse("values", "no product with V", describe(reader, head))
-    op = producer(head.value)
+    op = reader.producer(head.value)
     if op is not None and op.name == NAMES[1]:
         return _online(reader, op, head, denominator)
     left, right, keys = _factors(reader, head)
@@ -104,7 +104,7 @@ def _online(reader: Reader, op: ir.Operation, load: Load, denominator: Node) -> 
     """online_attention, normalised by its own row sums."""
     row_sum = strip_casts(reader, denominator)
     rule, name = "attention op", op.name
-    if not isinstance(row_sum, Load) or producer(row_sum.value) != op:
+    if not isinstance(row_sum, Load) or reader.producer(row_sum.value) != op:
         raise Refuse(rule, "the result is divided by something else than its row sums", name)
     if result_number(op, row_sum.value) != 2:
         raise Refuse(rule, "the result is divided by its row maxima", name)
@@ -136,7 +136,7 @@ def _finish(reader: Reader, softmax: Softmax, v: Node, final: Load) -> Product:
     if not key_atoms:  # a single key: either may be Q, the one with more axes is
         more = len(operand_atoms(reader, left)) >= len(operand_atoms(reader, right))
         q, k = (left, right) if more else (right, left)
-        return Product(softmax, score, q, k, v, inner, producer(final.value))
+        return Product(softmax, score, q, k, v, inner, reader.producer(final.value))
     sides = [depends(reader, side, key_atoms) for side in (left, right)]
     if sides == [False, True]:
         q, k = left, right
@@ -144,4 +144,4 @@ def _finish(reader: Reader, softmax: Softmax, v: Node, final: Load) -> Product:
         q, k = right, left
     else:
         raise Refuse("scores", "not one of the two factors varies with the keys", "")
-    return Product(softmax, score, q, k, v, inner, producer(final.value))
+    return Product(softmax, score, q, k, v, inner, reader.producer(final.value))

@@ -13,8 +13,9 @@ from iree.compiler import ir
 from .axes import ZERO, Lin, Space, plus, size
 from .expr import Apply, Const, Load, Node, Reduce
 from .folding import apply
+from .index import Index
 from .region import Program, Unsupported, compile_block, constant_node, dtype_of, outer_scalar
-from .sizes import Sizes, producer, result_number, segments
+from .sizes import Sizes, result_number, segments
 from .structure import LinalgOp, Map, parse_linalg
 
 _REDUCERS = {
@@ -29,6 +30,7 @@ class Reader:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.sizes = shared.sizes
+        self.producer = shared.index.producer
         self.space = Space()
         self._steps: dict[Load, Node] = {}
         self._reductions: dict[Load, Reduce | None] = {}
@@ -78,7 +80,7 @@ class Reader:
         return known
 
     def _up(self, load: Load) -> Node | None:
-        op = producer(load.value)
+        op = self.producer(load.value)
         if op is None:
             return None
         name = op.name
@@ -134,7 +136,7 @@ class Reader:
         return self._reductions[load]
 
     def _reduce(self, load: Load) -> Reduce | None:
-        op = producer(load.value)
+        op = self.producer(load.value)
         if op is None or not op.name.startswith("linalg."):
             return None
         info = self.shared.linalg(op)
@@ -200,9 +202,10 @@ class Reader:
 class Shared:
     """What is known of a module's ops, whatever the question: parsed once."""
 
-    def __init__(self, globals_: dict[str, ir.Operation] | None = None) -> None:
-        self.sizes = Sizes()
-        self.globals = globals_ or {}
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.sizes = Sizes(index)
+        self.globals = index.globals
         self._linalg: dict[ir.Operation, LinalgOp | None] = {}
         self._programs: dict[ir.Operation, Program | None] = {}
         self._elements: dict[ir.Type, str] = {}
@@ -225,7 +228,7 @@ class Shared:
         key = info.op
         if key not in self._programs:
             try:
-                self._programs[key] = compile_block(info.body, self.sizes)  # type: ignore[arg-type]
+                self._programs[key] = compile_block(info.op, self.index, self.sizes)
             except Unsupported:
                 self._programs[key] = None
         return self._programs[key]
@@ -252,8 +255,8 @@ class Shared:
     def _find_reducer(self, info: LinalgOp, number: int) -> tuple[str, int] | None:
         assert info.body is not None
         accumulator = info.body.arguments[len(info.ins) + number]
-        terminator = info.body.operations[len(info.body.operations) - 1].operation
-        op = producer(terminator.operands[number])
+        terminator = self.index.body(info.op)[-1]
+        op = self.index.producer(terminator.operands[number])
         if op is None:
             return None
         combine = _REDUCERS.get(op.name.partition(".")[2])

@@ -16,11 +16,10 @@ class Refuse(Exception):  # noqa: N818 - it is a verdict, not an error
 def describe(reader, node) -> str:  # noqa: ANN001
     """A short name for an expression: its operation or the op that made the loaded value."""
     from .expr import Apply, Const, Load
-    from .sizes import producer
-
+    
     node = reader.head(node)
     if isinstance(node, Load):
-        op = producer(node.value)
+        op = reader.producer(node.value)
         return op.name if op is not None else "an argument"
     if isinstance(node, Apply):
         return node.name

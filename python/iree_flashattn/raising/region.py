@@ -13,7 +13,8 @@ from iree.compiler import ir
 from .axes import Lin
 from .expr import Const, Node, Position, Scalar
 from .folding import CMPF, CMPI, apply
-from .sizes import Sizes, producer
+from .index import Index
+from .sizes import Sizes
 
 _UNARY_AND_MORE = frozenset(
     """addf subf mulf divf negf maximumf minimumf maxnumf minnumf truncf extf select
@@ -77,7 +78,7 @@ def constant_node(op: ir.Operation) -> Node | None:
 
 def outer_scalar(value: ir.Value, sizes: Sizes) -> Node:
     """A scalar from outside a region: folded to a constant where it is one."""
-    op = producer(value)
+    op = sizes.index.producer(value)
     dtype = dtype_of(value.type)
     if op is not None and op.name == "arith.constant":
         node = constant_node(op)
@@ -95,16 +96,17 @@ def outer_scalar(value: ir.Value, sizes: Sizes) -> Node:
     return Scalar(value, dtype)
 
 
-def compile_block(block: ir.Block, sizes: Sizes) -> Program:
-    """The program of a region's block. Raises :class:`Unsupported`."""
-    builder = _Builder(sizes)
-    arguments = [builder.slot(a) for a in block.arguments]
-    results = builder.block(block)
+def compile_block(op: ir.Operation, index: Index, sizes: Sizes) -> Program:
+    """The program of an op's region. Raises :class:`Unsupported`."""
+    builder = _Builder(index, sizes)
+    arguments = [builder.slot(a) for a in op.regions[0].blocks[0].arguments]
+    results = builder.block(op)
     return Program(arguments, results, builder.count, builder.steps)
 
 
 class _Builder:
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, index: Index, sizes: Sizes) -> None:
+        self.index = index
         self.sizes = sizes
         self.slots: dict[ir.Value, int] = {}
         self.count = 0
@@ -126,9 +128,8 @@ class _Builder:
         self.steps.append((slot, lambda _s, _c, node=node: node))
         return slot
 
-    def block(self, block: ir.Block) -> list[int]:
-        for view in block.operations:
-            op = view.operation
+    def block(self, owner: ir.Operation) -> list[int]:
+        for op in self.index.body(owner):
             name = op.name
             if name in ("linalg.yield", "iree_linalg_ext.yield", "tensor.yield"):
                 return [self.read(v) for v in op.operands]
@@ -185,6 +186,6 @@ class _Builder:
             if known is None:
                 raise Unsupported("a tensor captured by a region")
             self.slots[argument] = known
-        results = self.block(block)
+        results = self.block(op)
         for value, slot in zip(op.results, results, strict=True):
             self.slots[value] = slot

@@ -9,11 +9,11 @@ from ..site import AttentionSite
 from .assemble import Attempt, assemble
 from .axes import Lin
 from .expr import Load
+from .index import Index
 from .product import Product, read_product
 from .reader import Reader, Shared
 from .refuse import Refuse
-from .sizes import producer
-from .walk import candidate_products, forward_chain, starts
+from .walk import candidate_products, forward_chain
 from .weights import place
 
 
@@ -23,14 +23,13 @@ def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
     The module is not changed. A candidate that cannot be proven is a :class:`Refusal`; a site's
     views may hold a :class:`~.term.Term` where no single tensor has what a kernel reads.
     """
-    found, globals_, dynamic = starts(module)
-    shared = Shared(globals_)
-    if dynamic:
-        _learn_sizes(module, shared)
+    index = Index(module)
+    shared = Shared(index)
+    _learn_sizes(shared)
     seen: set = set()
     tried: set = set()
     results: list[AttentionSite | Refusal] = []
-    for start in found:
+    for start in index.starts:
         if start in tried or not start.results:
             continue
         tried.add(start)
@@ -41,17 +40,13 @@ def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
     return results
 
 
-def _learn_sizes(module: ir.Module, shared: Shared) -> None:
+def _learn_sizes(shared: Shared) -> None:
     """Sizes that must be equal wherever the program is defined: both sides of a reshape."""
-
-    def visit(op: ir.Operation) -> ir.WalkResult:
-        if op.name == "tensor.reshape" and not op.results[0].type.has_static_shape:
+    for op in shared.index.reshapes:
+        if not op.results[0].type.has_static_shape:
             before = list(shared.sizes.shape(op.operands[0]))
             after = list(shared.sizes.shape(op.results[0]))
             shared.sizes.assume_same_product(before, after)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
 
 
 def raise_value(value: ir.Value, shared: Shared) -> AttentionSite | Refusal | None:
@@ -72,7 +67,7 @@ def raise_value(value: ir.Value, shared: Shared) -> AttentionSite | Refusal | No
         if partial is None or attempt.cost < partial.cost:
             partial = attempt
         break
-    op = producer(value)
+    op = shared.index.producer(value)
     assert op is not None
     if partial is not None:
         return partial.site

@@ -13,6 +13,7 @@ from iree.compiler import ir
 
 from ..extent import Extent
 from .axes import Size, over, plus, size, times
+from .index import Index
 
 DYNAMIC = -(2**63)
 
@@ -34,8 +35,8 @@ def producer(value: ir.Value) -> ir.Operation | None:
     return None if isinstance(owner, ir.Block) else owner.operation
 
 
-def constant_int(value: ir.Value) -> int | None:
-    op = producer(value)
+def constant_int(op: ir.Operation | None) -> int | None:
+    """The number that an arith.constant holds."""
     if op is None or op.name != "arith.constant":
         return None
     attribute = op.attributes["value"]
@@ -62,7 +63,8 @@ def segments(op: ir.Operation) -> list[list[ir.Value]]:
 class Sizes:
     """Sizes of values in one module, memoised, with the equalities that ops imply."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: Index) -> None:
+        self.index = index
         self._shapes: dict[ir.Value, tuple[Size, ...]] = {}
         self._index: dict[ir.Value, Size] = {}
         self._same: dict[object, Size] = {}
@@ -75,11 +77,23 @@ class Sizes:
             return
         for one, other in ((a, b), (b, a)):
             symbol = _sole_symbol(one)
-            if symbol is not None and all(_earlier(s, symbol) for s in _symbols(other)):
+            if symbol is not None and all(self._earlier(s, symbol) for s in _symbols(other)):
                 self._same[symbol] = other
                 self._shapes.clear()
                 self._index.clear()
                 return
+
+    def _earlier(self, one: object, other: object) -> bool:
+        """Whether the first symbol is known wherever the second one is."""
+        a, b = (s.value if isinstance(s, DimOf) else s for s in (one, other))
+        if one == other or not isinstance(a, ir.Value) or not isinstance(b, ir.Value):
+            return False
+        first, second = self.index.producer(a), self.index.producer(b)
+        if first is None:
+            return second is not None or b.owner == a.owner
+        if second is None or first.block != second.block:
+            return False
+        return first.is_before_in_block(second)
 
     def assume_same_product(self, a: list[Size], b: list[Size]) -> None:
         left, right = _product(a), _product(b)
@@ -115,16 +129,16 @@ class Sizes:
         return self._index[value]
 
     def _compute_index(self, value: ir.Value) -> Size:
-        op = producer(value)
+        op = self.index.producer(value)
         symbol = Extent.symbol(value)
         if op is None:
             return symbol
         name = op.name
         if name == "arith.constant":
-            number = constant_int(value)
+            number = constant_int(op)
             return symbol if number is None else number
         if name == "tensor.dim":
-            source, position = op.operands[0], constant_int(op.operands[1])
+            source, position = op.operands[0], constant_int(self.index.producer(op.operands[1]))
             return symbol if position is None else self.shape(source)[position]
         if name in ("arith.index_cast", "arith.index_castui", "arith.extsi", "arith.extui"):
             return self.of_index(op.operands[0])
@@ -184,7 +198,7 @@ class Sizes:
         return known
 
     def _dynamic(self, value: ir.Value, static: list[int]) -> list[Size]:
-        op = producer(value)
+        op = self.index.producer(value)
         unknown: list[Size] = [
             s if s != DYNAMIC else Extent.symbol(DimOf(value, i)) for i, s in enumerate(static)
         ]
@@ -214,7 +228,7 @@ class Sizes:
             full = _fill(shape, [self.of_index(v) for v in segments(op)[2]])
             return None if full is None else _drop_units(full, static)
         if name == "tensor.reshape":
-            elements = producer(op.operands[1])
+            elements = self.index.producer(op.operands[1])
             if elements is not None and elements.name == "tensor.from_elements":
                 return [self.of_index(v) for v in elements.operands]
             return None
@@ -283,16 +297,3 @@ def _sole_symbol(value: Size) -> object | None:
 
 def _symbols(value: Size) -> set[object]:
     return set() if isinstance(value, int) else {s for key in value.terms for s in key}
-
-
-def _earlier(one: object, other: object) -> bool:
-    """Whether the first symbol is known wherever the second one is."""
-    a, b = (s.value if isinstance(s, DimOf) else s for s in (one, other))
-    if one == other or not isinstance(a, ir.Value) or not isinstance(b, ir.Value):
-        return False
-    first, second = producer(a), producer(b)
-    if first is None:
-        return second is not None or isinstance(b.owner, ir.Block) and b.owner == a.owner
-    if second is None or first.block != second.block:
-        return False
-    return first.is_before_in_block(second)

@@ -18,7 +18,6 @@ from .leaves import has_product
 from .reader import Reader
 from .refuse import Refuse, describe
 from .rowmax import drop_row_maxima
-from .sizes import producer
 from .unify import Unifier, atoms_of, depends, strip_casts
 
 Term = tuple[int, Node]  # sign, expression
@@ -149,7 +148,7 @@ def _outer_factor(reader: Reader, head: Apply, keys: set) -> tuple[Node, Node] |
 def _holds_softmax(reader: Reader, head: Node) -> bool:
     """A quick look: a quotient, a selection or a named softmax may be probabilities."""
     if isinstance(head, Load):
-        op = producer(head.value)
+        op = reader.producer(head.value)
         return op is not None and op.name == "linalg.softmax"
     if not isinstance(head, Apply):
         return False
@@ -184,7 +183,7 @@ def _is_zero(reader: Reader, node: Node) -> bool:
 
 
 def _named_softmax(reader: Reader, load: Load, keys: list[Lin]) -> Softmax | None:
-    op = producer(load.value)
+    op = reader.producer(load.value)
     if op is None or op.name != "linalg.softmax":
         return None
     dim = op.attributes["dimension"].value
@@ -306,7 +305,7 @@ def _match_sum(
     reader: Reader, load: Load, numerator: Node, terms: list[Term], keys: list[Lin]
 ) -> Node | None:
     """The leaf is the sum of the numerator over the keys; a concatenated column is returned."""
-    op = producer(load.value)
+    op = reader.producer(load.value)
     name = op.name if op is not None else "an argument"
     reduce = reader.reduction(load)
     if reduce is None or reduce.combine != "add":

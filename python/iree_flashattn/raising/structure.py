@@ -6,6 +6,7 @@ their maps here; everything else that has maps and a region is read from its att
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -58,6 +59,7 @@ def _letters(loops: str, text: str) -> Map:
     return tuple(({loops.index(c): 1}, 0) for c in text)
 
 
+_KIND = re.compile("<(parallel|reduction|window)>")
 _map_cache: dict[ir.Attribute, list[Map] | None] = {}
 _iterator_cache: dict[ir.Attribute, tuple[str, ...]] = {}
 
@@ -106,9 +108,8 @@ def forget_attributes() -> None:
 
 def _iterators(attribute: ir.ArrayAttr) -> tuple[str, ...]:
     if attribute not in _iterator_cache:
-        _iterator_cache[attribute] = tuple(
-            "reduction" if "reduction" in str(a) else "parallel" for a in attribute
-        )
+        # iterating the array would import the whole dialect for its attributes
+        _iterator_cache[attribute] = tuple(_KIND.findall(str(attribute)))
     return _iterator_cache[attribute]
 
 

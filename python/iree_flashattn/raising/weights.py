@@ -17,9 +17,7 @@ from .product import Product
 from .reader import Reader
 from .refuse import Refuse
 from .roles import Roles, extent_of
-from .sizes import producer
 from .views import view_of
-from .walk import users
 
 RULE = "weights"
 
@@ -27,18 +25,19 @@ RULE = "weights"
 def place(reader: Reader, product: Product, target: ir.Value, attempt: Attempt) -> None:
     """Sets anchor, location and, where P is read elsewhere, the weights."""
     site = attempt.site
-    op = producer(target)
+    users = reader.shared.index.users
+    op = reader.producer(target)
     assert op is not None
     site.anchor = op
     site.location = str(op.location)
     trail = [reader.fresh(load) for load in product.softmax.trail]
     scaled = product.softmax.scaled
-    path = {producer(load.value) for load in (*scaled, *product.softmax.trail)}
+    path = {reader.producer(load.value) for load in (*scaled, *product.softmax.trail)}
     path.add(product.final)
     outside: Load | None = None
     if any(user not in path for load in scaled for user in users(load.value)) and trail:
         outside = trail[0]  # the scaled tensor stays and reads these
-        path -= {producer(load.value) for load in scaled[-1:]}
+        path -= {reader.producer(load.value) for load in scaled[-1:]}
     for load in trail:  # outermost first: the last one found is the closest to the softmax
         assert isinstance(load, Load)
         if any(user not in path for user in users(load.value)):
@@ -46,7 +45,7 @@ def place(reader: Reader, product: Product, target: ir.Value, attempt: Attempt) 
     if outside is None:
         return
     site.weights = _dense(reader, outside, attempt.roles)
-    site.anchor = _earliest(outside.value, path, op, site)
+    site.anchor = _earliest(reader, outside.value, path, op, site)
 
 
 def _dense(reader: Reader, load: Load, roles: Roles) -> View:
@@ -59,7 +58,7 @@ def _dense(reader: Reader, load: Load, roles: Roles) -> View:
                 RULE,
                 "the probabilities are read elsewhere and are not laid out as"
                 " (batch, head, query, key)",
-                load.value.owner.operation.name,
+                reader.producer(load.value).name,  # type: ignore[union-attr]
             )
         stride = times(stride, extent_of(groups[position]))
     assert view is not None
@@ -67,11 +66,11 @@ def _dense(reader: Reader, load: Load, roles: Roles) -> View:
 
 
 def _earliest(
-    value: ir.Value, path: set, op: ir.Operation, site: AttentionSite
+    reader: Reader, value: ir.Value, path: set, op: ir.Operation, site: AttentionSite
 ) -> ir.Operation:
     """The first reader of P or of O: the dispatch stands before it and behind its operands."""
     first = op
-    for user in users(value):
+    for user in reader.shared.index.users(value):
         if user in path:
             continue
         if user.block != op.block:
@@ -81,7 +80,7 @@ def _earliest(
     for view in (site.q, site.k, site.v, site.mask, site.bias, site.sinks):
         if view is None:
             continue
-        source = producer(view.value) if isinstance(view.value, ir.Value) else None
+        source = reader.producer(view.value) if isinstance(view.value, ir.Value) else None
         if source is not None and source.block == op.block and not source.is_before_in_block(first):
             raise Refuse(
                 RULE, "the probabilities are read before all operands are there", first.name

@@ -1,0 +1,80 @@
+"""One walk over a module: who makes a value, who reads it, and what a region holds.
+
+Asking the bindings for the owner of a value builds an op view, which imports its whole dialect
+and costs more than everything else here; a walk hands out plain operations.
+"""
+
+from __future__ import annotations
+
+from iree.compiler import ir
+
+_REGIONS = frozenset(
+    """linalg.generic linalg.reduce linalg.map iree_linalg_ext.attention
+    iree_linalg_ext.online_attention""".split()
+)
+_ENDS = frozenset(("linalg.yield", "iree_linalg_ext.yield"))
+_STARTS = frozenset(
+    """math.exp math.exp2 math.powf linalg.softmax iree_linalg_ext.attention
+    iree_linalg_ext.online_attention""".split()
+)
+
+
+class Index:
+    """Operations of a module by value, and those that a search starts from."""
+
+    def __init__(self, module: ir.Module) -> None:
+        self._makers: dict[ir.Value, ir.Operation] = {}
+        self._readers: dict[ir.Value, list[ir.Operation]] = {}
+        self._bodies: dict[ir.Operation, list[ir.Operation]] = {}
+        self.globals: dict[str, ir.Operation] = {}
+        self.starts: list[ir.Operation] = []  # ops with an exponential or a softmax
+        self.reshapes: list[ir.Operation] = []
+        self._open: list[list] = []
+        module.operation.walk(self._visit, ir.WalkOrder.PRE_ORDER)
+
+    def _visit(self, op: ir.Operation) -> ir.WalkResult:
+        name = op.name
+        if self._open:
+            body = self._open[-1]
+            body[1].append(op)
+            if name in _ENDS:
+                self._open.pop()
+            elif name in _STARTS and body[0] not in self.starts[-1:]:
+                self.starts.append(self._open[0][0])
+        elif name == "util.global":
+            self.globals[op.attributes["sym_name"].value] = op
+            return ir.WalkResult.SKIP
+        elif name == "hal.executable":
+            return ir.WalkResult.SKIP
+        elif name in _STARTS:
+            self.starts.append(op)
+        elif name == "linalg.elementwise" and "exp" in str(op.attributes["kind"]):
+            self.starts.append(op)
+        elif name == "tensor.reshape":
+            self.reshapes.append(op)
+        for result in op.results:
+            self._makers[result] = op
+        readers = self._readers
+        for operand in op.operands:
+            found = readers.get(operand)
+            if found is None:
+                readers[operand] = [op]
+            else:
+                found.append(op)
+        if name in _REGIONS:
+            inner: list[ir.Operation] = []
+            self._bodies[op] = inner
+            self._open.append([op, inner])
+        return ir.WalkResult.ADVANCE
+
+    def producer(self, value: ir.Value) -> ir.Operation | None:
+        """The operation that defines the value, None for a block argument."""
+        return self._makers.get(value)
+
+    def users(self, value: ir.Value) -> list[ir.Operation]:
+        """The ops that read the value, but for those that only ask its size."""
+        return [op for op in self._readers.get(value, ()) if op.name != "tensor.dim"]
+
+    def body(self, op: ir.Operation) -> list[ir.Operation]:
+        """The operations of the op's region, in order."""
+        return self._bodies[op]
