@@ -9,6 +9,7 @@ from .choosing import Choice, Options, choose
 from .emitting import CannotBuildError, Executables, emit
 from .emitting.bounds import outside
 from .emitting.cleanup import erase_dead
+from .emitting.inlining import inline_bf16
 from .emitting.shapes import UnknownShapeError
 from .refusal import Refusal
 from .report import Report, SiteReport, UserError
@@ -62,6 +63,8 @@ def substitute(
     for old, new in replaced:
         old.replace_all_uses_with(new)
     erase_dead([old for old, _ in replaced])
+    if replaced:
+        inline_bf16(module)
     if options.report:
         done.write(options.report)
     if options.strict:

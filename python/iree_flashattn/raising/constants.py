@@ -34,7 +34,7 @@ def array_of(attribute: ir.Attribute, dtype: str, shape: tuple[int, ...]) -> np.
     text = str(attribute)
     if not text.startswith("dense_resource<"):
         raise NotConstant
-    data = _resource_bytes(attribute)
+    data = resource_bytes(attribute)
     if dtype == "i1":
         return np.frombuffer(data, np.uint8)[:count].reshape(shape).astype(bool)
     if dtype == "bf16":
@@ -46,7 +46,7 @@ def array_of(attribute: ir.Attribute, dtype: str, shape: tuple[int, ...]) -> np.
     return np.frombuffer(data, kind)[:count].reshape(shape)
 
 
-def _resource_bytes(attribute: ir.Attribute) -> bytes:
+def resource_bytes(attribute: ir.Attribute) -> bytes:
     """The blob behind a resource handle: printing an op with it is the one way to see it."""
     context = attribute.context
     with context, ir.Location.unknown(context):
