@@ -34,10 +34,6 @@ def missing(row: Kernel, target: Target) -> str:
     """What the row needs and no device of the target can be relied on to have, or ''."""
     if row.target.get("matrix") and not re.search(_MATRICES[row.element], target.config):
         return f"{row.element} matrices of 16x16x16 (--iree-vulkan-target names a GPU that has them)"
-    sizes = _numbers(target, "subgroup_size_choices")
-    subgroup = row.target.get("subgroup")
-    if subgroup and row.target.get("matrix") and sizes and subgroup not in sizes:
-        return f"subgroups of {subgroup} (the target has {sizes})"
     threads = 1
     for size in row.workgroup:
         threads *= size
@@ -51,15 +47,15 @@ def missing(row: Kernel, target: Target) -> str:
     return ""
 
 
-def device_checks(row: Kernel, target: Target) -> list[tuple[str, str, int]]:
-    """(category, key, value) of the device queries that the row's variant has to make."""
+def device_checks(row: Kernel, target: Target) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(category, key, accepted values) of the device queries that the row's variant has to make."""
     checks = []
     for key in row.target.get("device", ()):
         group, name = _IMPLIED.get(key, ("", ""))
         if name not in _listed(target, group):
-            checks.append(("vulkan.feature", key, 1))
-    if subgroup := row.target.get("subgroup"):
-        checks.append(("vulkan.device", "subgroup_size", subgroup))
+            checks.append(("vulkan.feature", key, (1,)))
+    if subgroups := row.target.get("subgroup"):
+        checks.append(("vulkan.device", "subgroup_size", tuple(subgroups)))
     return checks
 
 
@@ -68,8 +64,12 @@ def decided_at_run_time(row: Kernel, target: Target) -> bool:
 
 
 def shadows(better: Kernel, row: Kernel, target: Target) -> bool:
-    """Whether the better row asks nothing of a device that the row does not ask as well."""
-    return set(device_checks(better, target)) <= set(device_checks(row, target))
+    """Whether every device that passes the row's checks passes the better row's."""
+    passed = {(category, key): values for category, key, values in device_checks(row, target)}
+    return all(
+        (category, key) in passed and set(passed[category, key]) <= set(values)
+        for category, key, values in device_checks(better, target)
+    )
 
 
 def _listed(target: Target, group: str) -> list[str]:

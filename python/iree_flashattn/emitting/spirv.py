@@ -48,14 +48,22 @@ def _condition(row: Kernel, target: Target) -> str:
     checks = device_checks(row, target)
     if not checks:
         return ""
-    lines = ["%all0 = arith.constant true"]
-    for i, (category, key, value) in enumerate(checks):
-        lines += [
+    lines = ["%no = arith.constant false", "%all0 = arith.constant true"]
+    for i, (category, key, accepted) in enumerate(checks):
+        lines.append(
             f"%ok{i}, %is{i} = hal.device.query<%device : !hal.device>"
-            f' key("{category}" :: "{key}") : i1, i32',
-            f"%wanted{i} = arith.constant {value} : i32",
-            f"%same{i} = arith.cmpi eq, %is{i}, %wanted{i} : i32",
-            f"%yes{i} = arith.andi %ok{i}, %same{i} : i1",
+            f' key("{category}" :: "{key}") : i1, i32'
+        )
+        found = "%no"
+        for value in accepted:
+            lines += [
+                f"%value{i}_{value} = arith.constant {value} : i32",
+                f"%same{i}_{value} = arith.cmpi eq, %is{i}, %value{i}_{value} : i32",
+                f"%any{i}_{value} = arith.ori {found}, %same{i}_{value} : i1",
+            ]
+            found = f"%any{i}_{value}"
+        lines += [
+            f"%yes{i} = arith.andi %ok{i}, {found} : i1",
             f"%all{i + 1} = arith.andi %all{i}, %yes{i} : i1",
         ]
     lines.append(f"hal.return %all{len(checks)} : i1")
