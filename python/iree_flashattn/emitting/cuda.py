@@ -6,6 +6,7 @@ Workgroup size and dynamic shared memory are properties of the export.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import resources
@@ -23,13 +24,17 @@ def image_name(row: Kernel) -> str:
     return f"{row.name}.{'cubin' if row.target.get('only') else 'ptx'}"
 
 
+ONE_VARIANT = False
+
+
 def variant(
-    row: Kernel, target: Target, interface: Interface, symbol: str, options: Options
+    rows: Sequence[Kernel], target: Target, interface: Interface, symbol: str, options: Options
 ) -> str:
     """The ``hal.executable.variant`` op with its condition, as text.
 
     The export is in the generic form: its custom form cannot say the properties.
     """
+    (row,) = rows
     path = resources.kernel_file("cuda", image_name(row))
     x, y, z = (*row.workgroup, 1, 1)[:3]
     properties = ", ".join(

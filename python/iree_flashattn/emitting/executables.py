@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
@@ -20,15 +21,19 @@ if TYPE_CHECKING:
 class BackendModule(Protocol):
     """What ``emitting/<backend>.py`` offers."""
 
+    ONE_VARIANT: bool  # whether all kernels of a target go into one variant
+
     def variant(
         self,
-        row: Kernel,
+        rows: Sequence[Kernel],
         target: Target,
         interface: Interface,
         symbol: str,
         options: Options,
     ) -> str:
-        """The text of a ``hal.executable.variant`` named ``symbol``, its condition included."""
+        """The text of a ``hal.executable.variant`` named ``symbol``, its condition included.
+
+        ``rows``: best first, one only unless ``ONE_VARIANT`` is set."""
         ...
 
     def export_name(self, row: Kernel) -> str:
@@ -66,13 +71,12 @@ class Executables:
         variants, references = [], []
         context = self._module.context
         used: set[str] = set()
-        for kernel in kernels:
-            backend = backend_module(kernel.target.backend)
-            shape = interface(kernel.row.role, with_weights)
-            symbol = _unused(re.sub(r"\W", "_", kernel.target.format), used)
-            text = backend.variant(kernel.row, kernel.target, shape, symbol, self._options)
-            variants.append(text)
-            path = [name, symbol, backend.export_name(kernel.row)]
+        for rows, target in _variants(kernels):
+            backend = backend_module(target.backend)
+            shape = interface(rows[0].role, with_weights)
+            symbol = _unused(re.sub(r"\W", "_", target.format), used)
+            variants.append(backend.variant(rows, target, shape, symbol, self._options))
+            path = [name, symbol, backend.export_name(rows[0])]
             references.append(ir.SymbolRefAttr.get(path, context))
         text = f"hal.executable private @{name} {{\n{''.join(variants)}\n}}"
         parsed = ir.Module.parse(text, context)
@@ -88,6 +92,18 @@ class Executables:
                 if "sym_name" in op.attributes
             }
         return _unused(name, self._taken)
+
+
+def _variants(kernels: list[Placed]) -> list[tuple[list[Kernel], Target]]:
+    """The kernels of each variant, in order, and its target."""
+    found: list[tuple[list[Kernel], Target]] = []
+    for kernel in kernels:
+        together = backend_module(kernel.target.backend).ONE_VARIANT
+        if together and found and found[-1][1] == kernel.target:
+            found[-1][0].append(kernel.row)
+        else:
+            found.append(([kernel.row], kernel.target))
+    return found
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -5,6 +5,7 @@ Bindings are storage buffers of set 0 in the order of the ABI, the constants are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import resources
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 _FORMAT = "vulkan-spirv-fb"
 
 
+ONE_VARIANT = False
+
+
 def variant(
-    row: Kernel, target: Target, interface: Interface, symbol: str, options: Options
+    rows: Sequence[Kernel], target: Target, interface: Interface, symbol: str, options: Options
 ) -> str:
     """The ``hal.executable.variant`` op with its condition, as text."""
+    (row,) = rows
     path = resources.kernel_file("spirv", f"{row.name}.spv")
     attribute = target.attribute.replace(f'"{target.format}"', f'"{_FORMAT}"', 1)
     return f"""
