@@ -31,8 +31,13 @@ struct Words {
   FA_DEVICE int dv() const { return value[FA_WORD_HEAD_DIMS] >> 16; }
 };
 
+// Elements in 16 bytes.
+template <class E>
+constexpr int kChunk = 16 / int(sizeof(E));
+
 // The rows of one head of Q, K, V or O: element (row, column) at  row*row_stride +
-// column*column_stride.  `vector` says that 16-byte accesses at multiples of 8 columns are aligned.
+// column*column_stride.  `vector` says that 16-byte accesses at multiples of kChunk columns are
+// aligned, and that a row ends at such a multiple.
 template <class E>
 struct HeadView {
   E* base;
@@ -51,7 +56,7 @@ FA_DEVICE HeadView<E> head_view(P* pointer, uint32_t offset, uint32_t stride_b, 
                                 uint32_t stride_x, bool transposed, int columns, int batch,
                                 int head) {
   E* base = static_cast<E*>(pointer) + offset + int64_t(batch) * stride_b + int64_t(head) * stride_h;
-  const bool vector = !transposed && columns % 8 == 0 && stride_x % 8 == 0 &&
+  const bool vector = !transposed && columns % kChunk<E> == 0 && stride_x % kChunk<E> == 0 &&
                       reinterpret_cast<uintptr_t>(base) % 16 == 0;
   return {base, transposed ? 1 : int64_t(stride_x), transposed ? int64_t(stride_x) : 1, columns,
           vector};

@@ -40,27 +40,34 @@ FA_DEVICE void store_rows(const float* o, const float (&factor)[2], uint32_t sta
   for (int t = 0; t < kColumns / 8; ++t) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint32_t value =
-          pack2<E>(o[4 * t + 2 * r] * factor[r], o[4 * t + 2 * r + 1] * factor[r]);
-      store_shared(stage + chunk_offset<kRows>(first_stage_row + row + 8 * r, t) + pair * 4, value);
+      const float low = o[4 * t + 2 * r] * factor[r], high = o[4 * t + 2 * r + 1] * factor[r];
+      const int at = first_stage_row + row + 8 * r;
+      if constexpr (sizeof(E) == 2) {
+        store_shared(stage + chunk_offset<kRows>(at, t) + pair * 4, pack2<E>(low, high));
+      } else {
+        const uint32_t to = stage + chunk_offset<kRows>(at, 2 * t + pair / 2) + pair % 2 * 8;
+        store_shared(to, low);
+        store_shared(to + 4, high);
+      }
     }
   }
   warp_sync();
-  constexpr int kChunks = kColumns / 8;
+  constexpr int kChunks = kColumns / kChunk<E>, kPerWord = 4 / int(sizeof(E));
 #pragma unroll 4
   for (int index = lane; index < 16 * kChunks; index += 32) {
-    const int r = index / kChunks, chunk = index % kChunks;
+    const int r = index / kChunks, chunk = index % kChunks, column = chunk * kChunk<E>;
     E* destination = row_of(r);
-    if (destination == nullptr || chunk * 8 >= columns) continue;
+    if (destination == nullptr || column >= columns) continue;
     const Word4 value = load_shared(stage + chunk_offset<kRows>(first_stage_row + r, chunk));
     if (vector) {
-      *reinterpret_cast<Word4*>(destination + chunk * 8) = value;
+      *reinterpret_cast<Word4*>(destination + column) = value;
     } else {
       const uint32_t words[4] = {value.x, value.y, value.z, value.w};
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        if (chunk * 8 + i >= columns) continue;
-        destination[(chunk * 8 + i) * column_stride].bits = uint16_t(words[i / 2] >> (i % 2 * 16));
+      for (int i = 0; i < kChunk<E>; ++i) {
+        if (column + i >= columns) continue;
+        destination[(column + i) * column_stride].bits =
+            decltype(destination->bits)(words[i / kPerWord] >> 16 * (i % kPerWord));
       }
     }
   }

@@ -21,21 +21,44 @@ struct MmaConfig {
   static constexpr int kWarpKeys = kKvTile / kKeyWarps;  // keys of a tile that one warp takes
   static constexpr int kStages = kStages_;
   static constexpr bool kGeneral = kGeneral_;  // masks, bias, softcap, finite fill
-  static constexpr uint32_t kQBytes = tile_bytes(kQTile, kDk > kDv ? kDk : kDv);
-  static constexpr uint32_t kKBytes = tile_bytes(kKvTile, kDk);
-  static constexpr uint32_t kStageBytes = kKBytes + tile_bytes(kKvTile, kDv);
+  static constexpr uint32_t kQBytes = tile_bytes<E>(kQTile, kDk > kDv ? kDk : kDv);
+  static constexpr uint32_t kKBytes = tile_bytes<E>(kKvTile, kDk);
+  static constexpr uint32_t kStageBytes = kKBytes + tile_bytes<E>(kKvTile, kDv);
   static constexpr uint32_t kSharedBytes = 1024 + kQBytes + kStages * kStageBytes;
   static_assert(kWarpKeys % 16 == 0 && kDk % 64 == 0 && kDv % 64 == 0, "whole fragments");
 };
 
-// S (16 x kWarpKeys) = Q K^T for one warp.
+// d += A B for one 16-byte-wide step of A (16 rows) and B (8 columns). f32 operands are split into
+// two tf32 parts each; the product of the small parts is left out (3xTF32, error about 2^-21).
+template <class E>
+FA_DEVICE void multiply_step(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (sizeof(E) == 2) {
+    multiply_accumulate<E>(d, a, b0, b1);
+  } else {
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      high[i] = round_tf32(bits_to_float(a[i]));
+      low[i] = round_tf32(bits_to_float(a[i]) - bits_to_float(high[i]));
+    }
+    const uint32_t high0 = round_tf32(bits_to_float(b0)), high1 = round_tf32(bits_to_float(b1));
+    const uint32_t low0 = round_tf32(bits_to_float(b0) - bits_to_float(high0));
+    const uint32_t low1 = round_tf32(bits_to_float(b1) - bits_to_float(high1));
+    multiply_accumulate_tf32(d, low, high0, high1);
+    multiply_accumulate_tf32(d, high, low0, low1);
+    multiply_accumulate_tf32(d, high, high0, high1);
+  }
+}
+
+// S (16 x kWarpKeys) = Q K^T for one warp. A step is 32 bytes of the head dim.
 template <class C>
 FA_DEVICE void multiply_q_k(float (&s)[C::kWarpKeys / 2], uint32_t q_tile, uint32_t k_tile,
                             int q_row, int first_key, int lane) {
+  using E = typename C::E;
 #pragma unroll
   for (int i = 0; i < C::kWarpKeys / 2; ++i) s[i] = 0.0f;
 #pragma unroll
-  for (int step = 0; step < C::kDk / 16; ++step) {
+  for (int step = 0; step < C::kDk * int(sizeof(E)) / 32; ++step) {
     uint32_t a[4];
     load_matrices(a, q_tile + chunk_offset<C::kQTile>(q_row + lane % 16, 2 * step + lane / 16));
 #pragma unroll
@@ -43,26 +66,47 @@ FA_DEVICE void multiply_q_k(float (&s)[C::kWarpKeys / 2], uint32_t q_tile, uint3
       uint32_t b[4];
       const int key = first_key + 16 * n + lane / 16 * 8 + lane % 8;
       load_matrices(b, k_tile + chunk_offset<C::kKvTile>(key, 2 * step + lane / 8 % 2));
-      multiply_accumulate<typename C::E>(s + 8 * n, a, b[0], b[1]);
-      multiply_accumulate<typename C::E>(s + 8 * n + 4, a, b[2], b[3]);
+      multiply_step<E>(s + 8 * n, a, b[0], b[1]);
+      multiply_step<E>(s + 8 * n + 4, a, b[2], b[3]);
     }
   }
 }
 
-// O (16 x kDv) += P V for one warp.
+// O (16 x kDv) += P V for one warp; P is rounded to the element type.
 template <class C>
-FA_DEVICE void multiply_p_v(float (&o)[C::kDv / 2], const uint32_t (&p)[C::kWarpKeys / 4],
+FA_DEVICE void multiply_p_v(float (&o)[C::kDv / 2], const float (&s)[C::kWarpKeys / 2],
                             uint32_t v_tile, int first_key, int lane) {
+  using E = typename C::E;
+  if constexpr (sizeof(E) == 2) {
+    uint32_t p[C::kWarpKeys / 4];
+    round_probabilities<E>(s, p);
 #pragma unroll
-  for (int step = 0; step < C::kWarpKeys / 16; ++step) {
-    const uint32_t a[4] = {p[4 * step], p[4 * step + 1], p[4 * step + 2], p[4 * step + 3]};
+    for (int step = 0; step < C::kWarpKeys / 16; ++step) {
+      const uint32_t a[4] = {p[4 * step], p[4 * step + 1], p[4 * step + 2], p[4 * step + 3]};
 #pragma unroll
-    for (int n = 0; n < C::kDv / 16; ++n) {
-      uint32_t b[4];
-      const int key = first_key + 16 * step + lane % 16;
-      load_matrices_transposed(b, v_tile + chunk_offset<C::kKvTile>(key, 2 * n + lane / 16));
-      multiply_accumulate<typename C::E>(o + 8 * n, a, b[0], b[1]);
-      multiply_accumulate<typename C::E>(o + 8 * n + 4, a, b[2], b[3]);
+      for (int n = 0; n < C::kDv / 16; ++n) {
+        uint32_t b[4];
+        const int key = first_key + 16 * step + lane % 16;
+        load_matrices_transposed(b, v_tile + chunk_offset<C::kKvTile>(key, 2 * n + lane / 16));
+        multiply_step<E>(o + 8 * n, a, b[0], b[1]);
+        multiply_step<E>(o + 8 * n + 4, a, b[2], b[3]);
+      }
+    }
+  } else {
+    // The order of keys inside a step is free as long as P and V agree: with keys 2c and 2c + 1 in
+    // the places c and c + 4, P is where the first product left it.
+#pragma unroll
+    for (int step = 0; step < C::kWarpKeys / 8; ++step) {
+      const uint32_t a[4] = {float_to_bits(s[4 * step]), float_to_bits(s[4 * step + 2]),
+                             float_to_bits(s[4 * step + 1]), float_to_bits(s[4 * step + 3])};
+      const int key = first_key + 8 * step + lane % 4 * 2, inside = lane / 4 % 4 * 4;
+#pragma unroll
+      for (int n = 0; n < C::kDv / 8; ++n) {
+        const int chunk = 2 * n + lane / 16;
+        multiply_step<E>(
+            o + 4 * n, a, load_shared_word(v_tile + chunk_offset<C::kKvTile>(key, chunk) + inside),
+            load_shared_word(v_tile + chunk_offset<C::kKvTile>(key + 1, chunk) + inside));
+      }
     }
   }
 }
@@ -124,11 +168,9 @@ FA_DEVICE void attend(const Words& w, const MmaBlock<typename C::E>& block,
     float correction[2];
     online_softmax(s, state, scale.softmax, correction);
     scale_rows(o, correction);
-    uint32_t p[C::kWarpKeys / 4];
-    round_probabilities<E>(s, p);
     copy_async_wait<2 * C::kStages - 2>();  // V of this tile has arrived
     block_sync();
-    multiply_p_v<C>(o, p, k_tile + C::kKBytes, first_key, lane);
+    multiply_p_v<C>(o, s, k_tile + C::kKBytes, first_key, lane);
   }
   copy_async_wait<0>();
   block_sync();

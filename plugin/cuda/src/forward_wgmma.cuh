@@ -25,12 +25,12 @@ struct WgmmaConfig {
   static constexpr bool kGeneral = kGeneral_;  // masks, bias, softcap, finite fill
   static constexpr int kProducerRegisters = kGroups == 3 ? 32 : 40;
   static constexpr int kConsumerRegisters = kGroups == 3 ? 160 : 232;
-  static constexpr uint32_t kQBytes = tile_bytes(64, kDk > kDv ? kDk : kDv);  // a warpgroup's
-  static constexpr uint32_t kKBytes = tile_bytes(kKvTile, kDk);
-  static constexpr uint32_t kVBytes = tile_bytes(kKvTile, kDv);
+  static constexpr uint32_t kQBytes = tile_bytes<E>(64, kDk > kDv ? kDk : kDv);  // a warpgroup's
+  static constexpr uint32_t kKBytes = tile_bytes<E>(kKvTile, kDk);
+  static constexpr uint32_t kVBytes = tile_bytes<E>(kKvTile, kDv);
   static constexpr uint32_t kMaps = kGroups * kQBytes + kStages * (kKBytes + kVBytes);
   static constexpr uint32_t kBarriers = kMaps + 2 * 128;
-  static constexpr uint32_t kSharedBytes = 1024 + kBarriers + 4 * kStages * 8;
+  static constexpr uint32_t kSharedBytes = 1024 + kBarriers + 4 * kStages * 8 + 16;
   static_assert(!kTakeTurns || kGroups == 2, "turns are between two");
   static_assert(kSharedBytes <= 227 * 1024, "a block has 227 KB");
 };
@@ -47,6 +47,7 @@ struct WgmmaShared {
   FA_DEVICE uint32_t k_free(int slot) const { return k_full(C::kStages + slot); }
   FA_DEVICE uint32_t v_full(int slot) const { return k_full(2 * C::kStages + slot); }
   FA_DEVICE uint32_t v_free(int slot) const { return k_full(3 * C::kStages + slot); }
+  FA_DEVICE uint32_t map_slot() const { return k_full(4 * C::kStages); }
 };
 
 // Names of the block's barriers (0 belongs to block_sync).
@@ -71,55 +72,53 @@ struct RingPlace {
 
 // ---- Producer -----------------------------------------------------------------------------------
 
+// Before the block's first synchronisation: single threads of three warps prepare the maps, which
+// takes a while (a slot costs a round trip to memory).
+template <class C>
+FA_DEVICE void prepare_maps(const WgmmaShared<C>& shared,
+                            const WgmmaBlock<typename C::E>& block, int kv_len, int thread) {
+  const auto rows = [&](const HeadView<const typename C::E>& view) -> RowMap {
+    return {view.base, uint32_t(view.columns), uint32_t(kv_len), uint64_t(view.row_stride) * 2,
+            uint32_t(C::kKvTile)};
+  };
+  if (thread == 32) store_shared(shared.map_slot(), take_map_slot());
+  if (thread == 64) write_map(shared.map(0), rows(block.k));
+  if (thread == 96) write_map(shared.map(1), rows(block.v));
+}
+
+// Warp 0 brings the K tiles, warp 1 the V tiles.
 template <class C>
 FA_DEVICE void produce_by_engine(const WgmmaShared<C>& shared,
-                                 const WgmmaBlock<typename C::E>& block, int kv_len, int lane) {
+                                 const WgmmaBlock<typename C::E>& block, int warp, int lane) {
   const int count = block.range.end - block.range.begin;
-  int slot = 0;
-  if (lane == 0) {
-    const auto rows = [&](const HeadView<const typename C::E>& view) -> RowMap {
-      return {view.base, uint32_t(view.columns), uint32_t(kv_len), uint64_t(view.row_stride) * 2,
-              uint32_t(C::kKvTile)};
-    };
-    slot = take_map_slot();
-    write_map(shared.map(0), rows(block.k));
-    write_map(shared.map(1), rows(block.v));
+  const bool is_v = warp == 1;
+  const uint32_t slot = load_shared_word(shared.map_slot());
+  if (count == 0) {
+    if (!is_v && lane == 0) free_map_slot(slot);
+    return;
   }
-  slot = warp_uniform(slot);
-  const void* k_map = map_in_slot(slot, 0);
-  const void* v_map = map_in_slot(slot, 1);
-  publish_map(map_in_slot(slot, 0), shared.map(0));
-  publish_map(map_in_slot(slot, 1), shared.map(1));
-  if (lane == 0) {
+  void* map = map_in_slot(slot, warp);
+  publish_map(map, shared.map(warp));
+  if (lane != 0) return;
+  const uint32_t bytes = is_v ? C::kVBytes : C::kKBytes;
+  const int panels = (is_v ? C::kDv : C::kDk) / 64;
 #pragma unroll 1
-    for (int i = 0; i <= count; ++i) {  // K runs one tile ahead of V
-      if (i < count) {
-        const RingPlace<C::kStages> at(i);
-        barrier_wait(shared.k_free(at.slot), at.parity ^ 1);
-        barrier_expect(shared.k_full(at.slot), C::kKBytes);
-#pragma unroll
-        for (int panel = 0; panel < C::kDk / 64; ++panel)
-          copy_box(shared.k(at.slot) + panel * C::kKvTile * 128, k_map, panel * 64,
-                   (block.range.end - 1 - i) * C::kKvTile, shared.k_full(at.slot));
-      }
-      if (i > 0) {
-        const RingPlace<C::kStages> at(i - 1);
-        barrier_wait(shared.v_free(at.slot), at.parity ^ 1);
-        barrier_expect(shared.v_full(at.slot), C::kVBytes);
-#pragma unroll
-        for (int panel = 0; panel < C::kDv / 64; ++panel)
-          copy_box(shared.v(at.slot) + panel * C::kKvTile * 128, v_map, panel * 64,
-                   (block.range.end - i) * C::kKvTile, shared.v_full(at.slot));
-      }
-    }
-    // The maps are in use until the last copies have landed.
-    if (count > 0) {
-      const RingPlace<C::kStages> last(count - 1);
-      barrier_wait(shared.k_full(last.slot), last.parity);
-      barrier_wait(shared.v_full(last.slot), last.parity);
-    }
-    free_map_slot(slot);
+  for (int i = 0; i < count; ++i) {
+    const RingPlace<C::kStages> at(i);
+    const uint32_t full = is_v ? shared.v_full(at.slot) : shared.k_full(at.slot);
+    const uint32_t tile = is_v ? shared.v(at.slot) : shared.k(at.slot);
+    barrier_wait(is_v ? shared.v_free(at.slot) : shared.k_free(at.slot), at.parity ^ 1);
+    barrier_expect(full, bytes);
+#pragma unroll 1
+    for (int panel = 0; panel < panels; ++panel)
+      copy_box(tile + panel * C::kKvTile * 128, map, panel * 64,
+               (block.range.end - 1 - i) * C::kKvTile, full);
   }
+  if (is_v) return;
+  const RingPlace<C::kStages> last(count - 1);  // the maps are in use until its copies have landed
+  barrier_wait(shared.k_full(last.slot), last.parity);
+  barrier_wait(shared.v_full(last.slot), last.parity);
+  free_map_slot(slot);
 }
 
 // For operands that the engine cannot take (unaligned or transposed): the warpgroup's threads copy,
@@ -294,6 +293,7 @@ FA_DEVICE void forward_block(const Words& w, const void* q, const void* k, const
     }
     fence_async_proxy();
   }
+  if (block.by_engine && role == 0) prepare_maps<C>(shared, block, w.kv_len(), thread);
   block_sync();
 
   if (role == 0) {
@@ -301,8 +301,8 @@ FA_DEVICE void forward_block(const Words& w, const void* q, const void* k, const
     const int warp = warp_uniform(thread / 32);
     if (!block.by_engine) {
       produce_by_threads<C>(shared, block, w.kv_len(), thread);
-    } else if (warp == 0) {
-      produce_by_engine<C>(shared, block, w.kv_len(), thread);
+    } else if (warp < 2) {
+      produce_by_engine<C>(shared, block, warp, thread % 32);
     }
   } else {
     take_registers<C::kConsumerRegisters>();

@@ -74,18 +74,18 @@ struct alignas(128) MapSlot {
 static __device__ MapSlot map_slots[kMapSlots];
 static __device__ uint32_t map_slot_taken[kMapSlots];
 
-FA_DEVICE int take_map_slot() {
+FA_DEVICE uint32_t take_map_slot() {
   uint32_t slot;
   asm volatile("mov.u32 %0, %%smid;" : "=r"(slot));
   for (slot %= kMapSlots; atomicCAS(&map_slot_taken[slot], 0u, 1u) != 0u;)
     slot = (slot + 1) % kMapSlots;
   return slot;
 }
-FA_DEVICE void free_map_slot(int slot) {
+FA_DEVICE void free_map_slot(uint32_t slot) {
   __threadfence();
   atomicExch(&map_slot_taken[slot], 0u);
 }
-FA_DEVICE void* map_in_slot(int slot, int index) { return map_slots[slot].map[index]; }
+FA_DEVICE void* map_in_slot(uint32_t slot, int index) { return map_slots[slot].map[index]; }
 
 // One thread: the map's 128 bytes in shared memory, field by field.
 FA_DEVICE void write_map(uint32_t at, const RowMap& rows) {
@@ -155,15 +155,25 @@ FA_DEVICE void pin(float (&d)[kCount]) {
 #define FA_R4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define FA_R16(i) FA_R4(i), FA_R4(i + 4), FA_R4(i + 8), FA_R4(i + 12)
 #define FA_R32 FA_R16(0), FA_R16(16)
-#define FA_R64 FA_R32, FA_R16(32), FA_R16(48)
-#define FA_R128 FA_R64, FA_R16(64), FA_R16(80), FA_R16(96), FA_R16(112)
+#define FA_R40 FA_R32, FA_R4(32), FA_R4(36)
+#define FA_R48 FA_R32, FA_R16(32)
+#define FA_R64 FA_R48, FA_R16(48)
+#define FA_R80 FA_R64, FA_R16(64)
+#define FA_R88 FA_R80, FA_R4(80), FA_R4(84)
+#define FA_R128 FA_R80, FA_R16(80), FA_R16(96), FA_R16(112)
 #define FA_T(t) \
-  "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9, "
-#define FA_N32 "{" FA_T() FA_T(1) FA_T(2) "%30, %31}"
-#define FA_N64 "{" FA_T() FA_T(1) FA_T(2) FA_T(3) FA_T(4) FA_T(5) "%60, %61, %62, %63}"
-#define FA_N128                                                                               \
-  "{" FA_T() FA_T(1) FA_T(2) FA_T(3) FA_T(4) FA_T(5) FA_T(6) FA_T(7) FA_T(8) FA_T(9) FA_T(10) \
-      FA_T(11) "%120, %121, %122, %123, %124, %125, %126, %127}"
+  "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9"
+#define FA_T30 FA_T() ", " FA_T(1) ", " FA_T(2) ", "
+#define FA_T60 FA_T30 FA_T(3) ", " FA_T(4) ", " FA_T(5) ", "
+#define FA_N32 "{" FA_T30 "%30, %31}"
+#define FA_N40 "{" FA_T30 FA_T(3) "}"
+#define FA_N48 "{" FA_T30 FA_T(3) ", %40, %41, %42, %43, %44, %45, %46, %47}"
+#define FA_N64 "{" FA_T60 "%60, %61, %62, %63}"
+#define FA_N80 "{" FA_T60 FA_T(6) ", " FA_T(7) "}"
+#define FA_N88 "{" FA_T60 FA_T(6) ", " FA_T(7) ", %80, %81, %82, %83, %84, %85, %86, %87}"
+#define FA_N128                                                                              \
+  "{" FA_T60 FA_T(6) ", " FA_T(7) ", " FA_T(8) ", " FA_T(9) ", " FA_T(10) ", " FA_T(11) ", " \
+      "%120, %121, %122, %123, %124, %125, %126, %127}"
 
 // d (64 x N) = or += A B^T, both K-major in shared memory.
 template <class E, int kCount>
@@ -191,7 +201,11 @@ FA_DEVICE void product_registers(float (&d)[kCount], const uint32_t* a, uint64_t
   }
 #define FA_WGMMA_SIZES(E, TYPE)                       \
   FA_WGMMA(E, TYPE, 64, 32, 32, 33, 34, 35, 36, 37)   \
+  FA_WGMMA(E, TYPE, 80, 40, 40, 41, 42, 43, 44, 45)   \
+  FA_WGMMA(E, TYPE, 96, 48, 48, 49, 50, 51, 52, 53)   \
   FA_WGMMA(E, TYPE, 128, 64, 64, 65, 66, 67, 68, 69)  \
+  FA_WGMMA(E, TYPE, 160, 80, 80, 81, 82, 83, 84, 85)  \
+  FA_WGMMA(E, TYPE, 176, 88, 88, 89, 90, 91, 92, 93)  \
   FA_WGMMA(E, TYPE, 256, 128, 128, 129, 130, 131, 132, 133)
 FA_WGMMA_SIZES(F16, "f16")
 FA_WGMMA_SIZES(BF16, "bf16")

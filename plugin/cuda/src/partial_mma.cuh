@@ -22,13 +22,14 @@ FA_DEVICE PackedRow unpack_row(int row, int group, int kv_head) {
 template <class C>
 FA_DEVICE void load_packed_q(const Words& w, const void* q, uint32_t q_tile, int first_row,
                              int group, int kv_head, int batch) {
-  constexpr int kChunks = C::kDk / 8;
+  using E = typename C::E;
+  constexpr int kChunks = C::kDk / kChunk<E>;
   for (int index = thread_index(); index < C::kQTile * kChunks; index += C::kThreads) {
     const int r = index / kChunks, chunk = index % kChunks;
     const PackedRow row = unpack_row(first_row + r, group, kv_head);
     Word4 value = {0, 0, 0, 0};
     if (row.query < w.q_len())
-      value = gather_chunk(q_view<typename C::E>(w, q, batch, row.head), row.query, chunk * 8);
+      value = gather_chunk(q_view<E>(w, q, batch, row.head), row.query, chunk * kChunk<E>);
     store_shared(q_tile + chunk_offset<C::kQTile>(r, chunk), value);
   }
 }
@@ -163,7 +164,11 @@ FA_DEVICE void combine_block(const Words& w, const float* partial_o, const float
       const int64_t at = i * rows + row;
       value += partial_o[at * dv + column] * exp2_fast(partial_ml[at * 2] - base);
     }
-    view.at(query, column)->bits = uint16_t(pack2<E>(value * factor, 0.0f));
+    if constexpr (sizeof(E) == 2) {
+      view.at(query, column)->bits = uint16_t(pack2<E>(value * factor, 0.0f));
+    } else {
+      view.at(query, column)->bits = float_to_bits(value * factor);
+    }
   }
 }
 

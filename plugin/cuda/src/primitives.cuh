@@ -22,6 +22,9 @@ struct F16 {
 struct BF16 {
   uint16_t bits;
 };
+struct F32 {
+  uint32_t bits;
+};
 
 struct alignas(16) Word4 {
   uint32_t x, y, z, w;
@@ -54,6 +57,7 @@ FA_DEVICE float tanh_fast(float x) {
 FA_DEVICE float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 FA_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 FA_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
+FA_DEVICE uint32_t float_to_bits(float x) { return __float_as_uint(x); }
 
 FA_DEVICE float to_float(BF16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
 FA_DEVICE float to_float(F16 x) {
@@ -61,7 +65,7 @@ FA_DEVICE float to_float(F16 x) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
   return y;
 }
-FA_DEVICE float to_float(float x) { return x; }
+FA_DEVICE float to_float(F32 x) { return __uint_as_float(x.bits); }
 
 // Two values rounded to the element type, `low` in the low half.
 template <class E>
@@ -76,6 +80,13 @@ template <>
 FA_DEVICE uint32_t pack2<BF16>(float low, float high) {
   uint32_t y;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+}
+
+// The nearest tf32 (8 bits of exponent, 10 of mantissa), as f32 bits.
+FA_DEVICE uint32_t round_tf32(float x) {
+  uint32_t y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
   return y;
 }
 
@@ -104,6 +115,11 @@ FA_DEVICE Word4 load_shared(uint32_t address) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "r"(address)
                : "memory");
+  return v;
+}
+FA_DEVICE uint32_t load_shared_word(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
   return v;
 }
 FA_DEVICE float load_shared_float(uint32_t address) {
@@ -153,6 +169,15 @@ FA_DEVICE void multiply_accumulate(float* d, const uint32_t (&a)[4], uint32_t b0
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                         \
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                         \
   }
+// d[0..3] += A(16x8) B(8x8) of tf32 values.
+FA_DEVICE void multiply_accumulate_tf32(float* d, const uint32_t (&a)[4], uint32_t b0,
+                                        uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7},"
+      " {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 FA_MMA(F16, "f16")
 FA_MMA(BF16, "bf16")
 #undef FA_MMA

@@ -93,7 +93,7 @@ struct GeneralScore {
       });
     };
     if (w.flag(FA_FLAG_BIAS_F32)) {
-      add(static_cast<const float*>(bias));
+      add(static_cast<const F32*>(bias));
     } else {
       add(static_cast<const E*>(bias));
     }

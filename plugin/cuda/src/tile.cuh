@@ -1,41 +1,40 @@
 // Tiles of rows x head dim in shared memory, and filling them.
 //
-// A tile is a sequence of panels of 64 columns (128 bytes a row); in a panel the 16-byte chunk c of
-// row r lies at chunk c ^ (r % 8). That is the "128-byte swizzle" of the tensor copy engine and of
-// wgmma, and it also keeps ldmatrix free of bank conflicts, so both families share it.
+// A tile is a sequence of panels of 128 bytes a row (64 columns of 16 bits, 32 of f32); in a panel
+// the 16-byte chunk c of row r lies at chunk c ^ (r % 8). That is the "128-byte swizzle" of the
+// tensor copy engine and of wgmma, and it also keeps ldmatrix free of bank conflicts, so all
+// families share it.
 #pragma once
 
 #include "arguments.cuh"
 
 namespace fa {
 
-constexpr int kPanelColumns = 64;
 constexpr int kPanelRowBytes = 128;
 
-constexpr int panels(int columns) { return (columns + kPanelColumns - 1) / kPanelColumns; }
+template <class E>
 constexpr uint32_t tile_bytes(int rows, int columns) {
-  return uint32_t(rows) * kPanelRowBytes * panels(columns);
+  return uint32_t(rows) * kPanelRowBytes * ((columns * int(sizeof(E)) + 127) / 128);
 }
 
-// Byte offset of 16-byte chunk `chunk` (8 columns) of a row.
+// Byte offset of 16-byte chunk `chunk` of a row.
 template <int kRows>
 FA_DEVICE uint32_t chunk_offset(int row, int chunk) {
   return (chunk >> 3) * (kRows * kPanelRowBytes) + row * kPanelRowBytes +
          (((chunk & 7) ^ (row & 7)) << 4);
 }
 
-// Eight elements gathered one by one: any stride, any alignment, zeros from column `columns` on.
+// One chunk gathered element by element: any stride, any alignment, zeros past the last column.
 template <class E>
 FA_DEVICE Word4 gather_chunk(const HeadView<const E>& view, int64_t row, int column) {
-  uint32_t packed[4];
+  constexpr int kPerWord = 4 / int(sizeof(E));
+  uint32_t words[4] = {0, 0, 0, 0};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int c = column + 2 * i;
-    const uint32_t low = c < view.columns ? view.at(row, c)->bits : 0;
-    const uint32_t high = c + 1 < view.columns ? view.at(row, c + 1)->bits : 0;
-    packed[i] = low | high << 16;
+  for (int i = 0; i < kChunk<E>; ++i) {
+    if (column + i < view.columns)
+      words[i / kPerWord] |= uint32_t(view.at(row, column + i)->bits) << 16 * (i % kPerWord);
   }
-  return {packed[0], packed[1], packed[2], packed[3]};
+  return {words[0], words[1], words[2], words[3]};
 }
 
 // Fills a tile with rows first_row.. of the view; rows from `row_end` on and columns past the
@@ -44,27 +43,32 @@ FA_DEVICE Word4 gather_chunk(const HeadView<const E>& view, int64_t row, int col
 template <int kRows, int kColumns, int kThreads, int kUnroll = 64, class E>
 FA_DEVICE void load_tile(uint32_t tile, const HeadView<const E>& view, int first_row, int row_end,
                          int thread) {
-  constexpr int kChunks = kColumns / 8;
-  constexpr int kStep = kThreads / kChunks;  // rows filled at once
-  static_assert(kThreads % kChunks == 0 && kRows % kStep == 0, "threads share the chunks evenly");
-  const int chunk = thread % kChunks, row = thread / kChunks;
-  const int limit = chunk * 8 < view.columns ? row_end - first_row : 0;
-  if (view.vector) {
-    const E* source = view.at(first_row + row, chunk * 8);
-    const int64_t step = kStep * view.row_stride;
+  constexpr int kChunks = kColumns / kChunk<E>;
+  constexpr int kAcross = kChunks < kThreads ? kChunks : kThreads;  // chunks of a row at once
+  constexpr int kStep = kThreads / kAcross;                         // rows at once
+  static_assert(kChunks % kAcross == 0 && kThreads % kAcross == 0 && kRows % kStep == 0,
+                "threads share the chunks evenly");
+  const int row = thread / kAcross;
+#pragma unroll
+  for (int chunk = thread % kAcross; chunk < kChunks; chunk += kAcross) {
+    const int limit = chunk * kChunk<E> < view.columns ? row_end - first_row : 0;
+    if (view.vector) {
+      const E* source = view.at(first_row + row, chunk * kChunk<E>);
+      const int64_t step = kStep * view.row_stride;
 #pragma unroll(kUnroll)
-    for (int i = 0; i < kRows / kStep; ++i, source += step) {
-      const int r = row + i * kStep;
-      const bool inside = r < limit;
-      copy_async(tile + chunk_offset<kRows>(r, chunk), inside ? source : view.base,
-                 inside ? 16 : 0);
-    }
-  } else {
+      for (int i = 0; i < kRows / kStep; ++i, source += step) {
+        const int r = row + i * kStep;
+        const bool inside = r < limit;
+        copy_async(tile + chunk_offset<kRows>(r, chunk), inside ? source : view.base,
+                   inside ? 16 : 0);
+      }
+    } else {
 #pragma unroll 1
-    for (int r = row; r < kRows; r += kStep) {
-      Word4 value = {0, 0, 0, 0};
-      if (r < limit) value = gather_chunk(view, first_row + r, chunk * 8);
-      store_shared(tile + chunk_offset<kRows>(r, chunk), value);
+      for (int r = row; r < kRows; r += kStep) {
+        Word4 value = {0, 0, 0, 0};
+        if (r < limit) value = gather_chunk(view, first_row + r, chunk * kChunk<E>);
+        store_shared(tile + chunk_offset<kRows>(r, chunk), value);
+      }
     }
   }
 }

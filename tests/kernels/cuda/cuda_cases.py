@@ -8,7 +8,7 @@ import pytest
 from iree_flashattn import catalog
 from iree_flashattn.problems import Problem, causal, small
 
-EPSILON = {"f16": 2.0**-11, "bf16": 2.0**-8}
+EPSILON = {"f32": 2.0**-20, "f16": 2.0**-11, "bf16": 2.0**-8}
 
 
 def extra_problems() -> list[Problem]:

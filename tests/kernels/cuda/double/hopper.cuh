@@ -54,9 +54,9 @@ constexpr int kMapBytes = 128;
 inline std::map<uint32_t, RowMap> written_maps;
 inline RowMap slot_maps[2];
 
-inline int take_map_slot() { return 0; }
-inline void free_map_slot(int) {}
-inline void* map_in_slot(int, int index) { return &slot_maps[index]; }
+inline uint32_t take_map_slot() { return 0; }
+inline void free_map_slot(uint32_t) {}
+inline void* map_in_slot(uint32_t, int index) { return &slot_maps[index]; }
 inline void write_map(uint32_t at, const RowMap& rows) {
   if (at % 128 != 0) machine::fail("tensor map is not aligned");
   if (reinterpret_cast<uintptr_t>(rows.base) % 16 != 0 || rows.row_bytes % 16 != 0)

@@ -19,6 +19,9 @@ struct F16 {
 struct BF16 {
   uint16_t bits;
 };
+struct F32 {
+  uint32_t bits;
+};
 struct alignas(16) Word4 {
   uint32_t x, y, z, w;
 };
@@ -67,7 +70,7 @@ inline uint32_t float_to_bits(float x) {
   return bits;
 }
 
-inline float to_float(float x) { return x; }
+inline float to_float(F32 x) { return bits_to_float(x.bits); }
 inline float to_float(BF16 x) { return bits_to_float(uint32_t(x.bits) << 16); }
 inline float to_float(F16 x) {
   const int exponent = x.bits >> 10 & 31, mantissa = x.bits & 1023;
@@ -98,6 +101,8 @@ inline uint32_t pack2(float low, float high) {
   return round_bits(low, E{}) | uint32_t(round_bits(high, E{})) << 16;
 }
 
+inline uint32_t round_tf32(float x) { return (float_to_bits(x) + 0x1000) & ~0x1fffu; }
+
 // ---- Shared memory ------------------------------------------------------------------------------
 
 inline uint32_t shared_base() { return (machine::kSharedBase + 1023u) & ~1023u; }
@@ -109,6 +114,11 @@ inline void store_shared(uint32_t address, T v) {
 inline Word4 load_shared(uint32_t address) {
   Word4 v;
   std::memcpy(&v, machine::shared_at(address, 16), 16);
+  return v;
+}
+inline uint32_t load_shared_word(uint32_t address) {
+  uint32_t v;
+  std::memcpy(&v, machine::shared_at(address, 4), 4);
   return v;
 }
 inline float load_shared_float(uint32_t address) {
@@ -179,29 +189,40 @@ struct ProductLane {
   const uint32_t* a;
   uint32_t b[2];
 };
-template <class E>
-inline void multiply_accumulate(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  ProductLane lane = {d, a, {b0, b1}};
-  machine::meet_warp("mma", &lane, [](std::vector<void*>& lanes) {
-    float A[16][16], B[16][8];
+// The two 16-byte halves of a step hold kHalf values each; `value(word, i)` gives them.
+template <int kHalf, class Value>
+inline void multiply_lanes(const char* name, ProductLane& lane, Value value) {
+  machine::meet_warp(name, &lane, [value](std::vector<void*>& lanes) {
+    constexpr int kWords = kHalf / 4;  // values in a register
+    float A[16][2 * kHalf], B[2 * kHalf][8];
     for (int i = 0; i < 32; ++i) {
       const auto* at = static_cast<ProductLane*>(lanes[i]);
-      for (int r = 0; r < 4; ++r)
-        for (int half = 0; half < 2; ++half)
-          A[i / 4 + r % 2 * 8][i % 4 * 2 + half + r / 2 * 8] = half_of<E>(at->a[r], half);
-      for (int r = 0; r < 2; ++r)
-        for (int half = 0; half < 2; ++half)
-          B[i % 4 * 2 + half + r * 8][i / 4] = half_of<E>(at->b[r], half);
+      for (int j = 0; j < kWords; ++j) {
+        const int k = i % 4 * kWords + j;
+        for (int r = 0; r < 4; ++r)
+          A[i / 4 + r % 2 * 8][k + r / 2 * kHalf] = value(at->a[r], j);
+        for (int r = 0; r < 2; ++r) B[k + r * kHalf][i / 4] = value(at->b[r], j);
+      }
     }
     for (int i = 0; i < 32; ++i) {
       for (int e = 0; e < 4; ++e) {
         double sum = 0;
-        for (int k = 0; k < 16; ++k)
+        for (int k = 0; k < 2 * kHalf; ++k)
           sum += double(A[i / 4 + e / 2 * 8][k]) * B[k][i % 4 * 2 + e % 2];
         static_cast<ProductLane*>(lanes[i])->d[e] += float(sum);
       }
     }
   });
+}
+template <class E>
+inline void multiply_accumulate(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  ProductLane lane = {d, a, {b0, b1}};
+  multiply_lanes<8>("mma", lane, [](uint32_t word, int half) { return half_of<E>(word, half); });
+}
+inline void multiply_accumulate_tf32(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  ProductLane lane = {d, a, {b0, b1}};
+  multiply_lanes<4>("mma", lane,
+                    [](uint32_t word, int) { return bits_to_float(word & ~0x1fffu); });
 }
 
 }  // namespace fa
