@@ -36,6 +36,17 @@ FA_INLINE const Element *v_of(const Problem &p, const Block &b) {
   return p.v + b.batch * p.vs.batch + b.kv_head * p.vs.head;
 }
 
+FA_INLINE RowMasks masks_of(const Problem &p, const Block &b, int64_t i) {
+  const int64_t row = b.first + i;
+  return row_masks(p, b.batch, b.kv_head * p.group + row % p.group, row / p.group);
+}
+
+inline __attribute__((noinline)) void prefetch_group(const Problem &p, const Block &b, Group g,
+                                                     int64_t begin, int64_t keys) {
+  for (int64_t i = 0; i < g.count; ++i)
+    prefetch_masks(p, masks_of(p, b, g.first + i), begin, keys);
+}
+
 // Scores of one group against keys [begin + lo, begin + hi) of the packed block (lo on a panel).
 template <int M>
 FA_INLINE void group_scores(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
@@ -51,9 +62,8 @@ FA_INLINE void group_scores(const Problem &p, const Block &b, Group g, int64_t b
   }
   if (!adjust) return;
   for (int i = 0; i < M; ++i) {
-    int64_t row = b.first + g.first + i, query = row / p.group;
-    RowMasks m = row_masks(p, b.batch, b.kv_head * p.group + row % p.group, query);
-    adjust_row(p, m, query, begin + lo, keys, b.s + i * kKvTile);
+    adjust_row(p, masks_of(p, b, g.first + i), (b.first + g.first + i) / p.group, begin + lo, keys,
+               b.s + i * kKvTile);
   }
 }
 
@@ -143,6 +153,11 @@ inline void attend_visible(const Problem &p, const Block &b, int64_t key_begin, 
     pack_keys(p, b, begin, keys);
     for (int64_t g = 0; g < b.groups; ++g) {
       Group group = group_of(b, g);
+      if (!plain) {
+        const bool last = g + 1 == b.groups;
+        const int64_t ahead = last ? begin + b.kv_tile : begin;
+        prefetch_group(p, b, group_of(b, last ? 0 : g + 1), ahead, smaller(b.kv_tile, to - ahead));
+      }
       Segment seg = visible(p, b, group, begin, keys);
       if (seg.lo >= seg.hi) continue;
       with_rows(group.count, [&](auto m) {

@@ -23,6 +23,18 @@ FA_INLINE RowMasks row_masks(const Problem &p, int64_t batch, int64_t head, int6
   return r;
 }
 
+// Asks for the mask and bias of one row ahead of their use: their rows lie far apart, and what is
+// read of each is too short for the hardware to foresee.
+FA_INLINE void prefetch_masks(const Problem &p, RowMasks m, int64_t key, int64_t count) {
+  if (m.bias && p.bias_s.row != 0 && !p.has(FA_FLAG_BIAS_KEY_BROADCAST)) {
+    const int64_t size = p.has(FA_FLAG_BIAS_F32) ? 4 : int64_t(sizeof(Element));
+    const char *x = static_cast<const char *>(m.bias);
+    for (int64_t at = key * size; at < (key + count) * size; at += 64) __builtin_prefetch(x + at);
+  }
+  if (m.mask && p.mask_s.row != 0 && !p.has(FA_FLAG_MASK_KEY_BROADCAST))
+    for (int64_t at = key; at < key + count; at += 64) __builtin_prefetch(m.mask + at);
+}
+
 FA_INLINE Vec bias_at(const Problem &p, const void *bias, int64_t key, int64_t n) {
   if (p.has(FA_FLAG_BIAS_KEY_BROADCAST)) key = 0, n = 1;
   Vec x = p.has(FA_FLAG_BIAS_F32) ? load_n(static_cast<const float *>(bias) + key, n)

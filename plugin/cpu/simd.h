@@ -185,14 +185,6 @@ FA_INLINE Vec rotate(Vec x, Seq<I...>) {
   return __builtin_shufflevector(x, x, ((I + Distance) % W)...);
 }
 template <int Distance = W / 2>
-FA_INLINE float reduce_max(Vec x) {
-  if constexpr (Distance == 0) {
-    return x[0];
-  } else {
-    return reduce_max<Distance / 2>(max(x, rotate<Distance>(x, AllLanes{})));
-  }
-}
-template <int Distance = W / 2>
 FA_INLINE float reduce_sum(Vec x) {
   if constexpr (Distance == 0) {
     return x[0];
@@ -231,6 +223,17 @@ FA_INLINE Vec reduce_sums(Vec (&x)[W]) {
   return x[0];
 }
 
+// Lane i of the result is the maximum of x[i], likewise.
+FA_INLINE Vec reduce_maxes(Vec (&x)[W]) {
+#pragma unroll
+  for (int half = W / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int i = 0; i < half; ++i)
+      x[i] = max(interleave<false>(x[i], x[i + half], AllLanes{}),
+                 interleave<true>(x[i], x[i + half], AllLanes{}));
+  return x[0];
+}
+
 // ---- exp2 and tanh -------------------------------------------------------------------------------
 // 2^x for x <= 0 (also -inf, which gives 0, and NaN, which stays). Below -126 the result is 0: near
 // enough for a probability, and subnormal numbers, slow on many machines, never arise.
@@ -245,19 +248,20 @@ FA_INLINE Vec exp2_poly(Vec f) {
   return fma(p, f, splat(1.0f));
 }
 FA_INLINE Vec exp2(Vec x) {
-  Int tiny = x < splat(-126.0f);  // false for NaN
 #if defined(__AVX512DQ__)
+  __mmask16 normal = _mm512_cmp_ps_mask(x, splat(-126.0f), _CMP_NLT_UQ);  // also NaN
   Vec f = _mm512_reduce_ps(x, 0x08);  // x minus x rounded to the nearest integer
-  Vec y = _mm512_scalef_ps(exp2_poly(f), x - f);
+  return _mm512_maskz_scalef_ps(normal, exp2_poly(f), x - f);
 #else
   const Vec shift = splat(0x1.8p23f);
   Vec shifted = x + shift;
   Vec f = x - (shifted - shift);
   Int n = __builtin_bit_cast(Int, shifted) << 23;
   Vec y = __builtin_bit_cast(Vec, __builtin_bit_cast(Int, exp2_poly(f)) + n);
+  Int tiny = x < splat(-126.0f);  // false for NaN
   y = x != x ? x : y;
-#endif
   return tiny ? Vec{} : y;
+#endif
 }
 
 // e^x for x <= 0, by way of exp2.

@@ -5,8 +5,6 @@
 
 namespace {
 
-// A running maximum of -inf means that nothing was visible yet; 0 in its place keeps -inf - -inf
-// out of the arithmetic.
 FA_INLINE float finite_max(float m) { return m == -kInf ? 0.0f : m; }
 
 // For each of M rows: s[row][0, keys) becomes exp(s - max), `sum` (W partial sums a row) and `max`
@@ -16,11 +14,12 @@ template <int M>
 FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of, float *factor) {
   const int64_t whole = keys / W * W;
   const Int beyond = lane_index() >= splat_i(int32_t(keys - whole));
-  float old_max[W], new_max[W];
-  for (int i = 0; i < W; ++i) old_max[i] = new_max[i] = 0.0f;
+  Vec top[W];
+#pragma unroll
+  for (int i = M; i < W; ++i) top[i] = Vec{};
   for (int i = 0; i < M; ++i) {
     float *row = s + i * kKvTile;
-    Vec m = splat(max_of[i]);
+    Vec m = splat(-kInf);
 #pragma unroll 4
     for (int64_t j = 0; j < whole; j += W) m = max(m, load(row + j));
     if (whole < keys) {
@@ -28,15 +27,19 @@ FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of
       store(row + whole, x);
       m = max(m, x);
     }
-    old_max[i] = max_of[i];
-    max_of[i] = reduce_max(m);
-    new_max[i] = finite_max(max_of[i]);
+    top[i] = m;
   }
-  // An old maximum of -inf makes the factor 0, which is right: nothing was accumulated.
-  store(factor, exp_nonpositive(load(old_max) - load(new_max)));
+  // From here one lane is one row. A maximum of -inf means that nothing was visible yet; 0 in its
+  // place keeps -inf - -inf out of the arithmetic, and an old one of -inf makes the factor 0.
+  const Vec old_max = load_n(max_of, M), new_max = max(old_max, reduce_maxes(top));
+  store_n(max_of, new_max, M);
+  float base[W];
+  const Vec finite = new_max == splat(-kInf) ? Vec{} : new_max;
+  store(base, finite);
+  store(factor, exp_nonpositive(old_max - finite));
   for (int i = 0; i < M; ++i) {
     float *row = s + i * kKvTile;
-    const Vec m = splat(new_max[i]);
+    const Vec m = splat(base[i]);
     Vec sum = load(sum_of + i * W) * splat(factor[i]);
 #pragma unroll 2
     for (int64_t j = 0; j < keys; j += W) {
