@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .net import Net, Val
+from fuzzing.net import Net, Val
 
 Labels = tuple[str, ...]  # one string of labels for each dim; "" for a unit dim
 

@@ -10,7 +10,7 @@ from iree_flashattn.raising.expr import Apply, Const, Load, Node, Position
 from iree_flashattn.raising.term import Term
 from iree_flashattn.site import AttentionSite, View
 
-from .net import Net
+from fuzzing.net import Net
 
 
 def values_of(function: ir.Operation, net: Net) -> dict[ir.Value, np.ndarray]:

@@ -11,8 +11,8 @@ from iree.compiler import ir
 from iree_flashattn.raising import raise_sites
 from iree_flashattn.refusal import Refusal
 
-from .cases import Case, make_case
-from .evaluate import evaluate_site, scatter, values_of
+from fuzzing.cases import Case, make_case
+from fuzzing.evaluate import evaluate_site, scatter, values_of
 
 
 @dataclass

@@ -54,7 +54,7 @@ def read_attention(reader: Reader, op: ir.Operation, load: Load) -> Product:
     loops = invert_map(maps[len(inputs)], coords, count)
     if loops is None:
         raise Refuse(RULE, "the output map is no projection of the loops", op.name)
-    extents = _extents(reader, inputs, maps, count)
+    extents = reader.loop_extents(inputs, maps, count)
     q_loops, k_loops, v_loops = (
         {d for terms, _ in maps[i] for d in terms} for i in range(3)
     )
@@ -62,7 +62,10 @@ def read_attention(reader: Reader, op: ir.Operation, load: Load) -> Product:
     for d in range(count):
         if loops[d] is not None:
             continue
-        loops[d] = reader.space.axis(extents[d])
+        extent = extents[d]
+        if extent is None:
+            raise Refuse(RULE, "a loop is bounded by no operand", op.name)
+        loops[d] = reader.space.axis(extent)
         if d in v_loops:
             keys.append(loops[d])
         elif d in q_loops and d in k_loops:
@@ -84,18 +87,6 @@ def read_attention(reader: Reader, op: ir.Operation, load: Load) -> Product:
     spelling = op.name.partition(".")[2]
     softmax = Softmax([], keys, zero_rows=True, spelling=spelling)
     return Product(softmax, score, q, k, v, inner, op)
-
-
-def _extents(reader: Reader, inputs: list[ir.Value], maps: list, count: int) -> list:
-    extents: list = [1] * count
-    for value, mapping in zip(inputs, maps, strict=False):
-        if not isinstance(value.type, ir.RankedTensorType):
-            continue
-        for n, (terms, const) in zip(reader.sizes.shape(value), mapping, strict=True):
-            if len(terms) == 1 and const == 0:
-                (loop,) = terms
-                extents[loop] = n
-    return extents
 
 
 def _score(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from iree.compiler import ir
 
-from .axes import ZERO, Lin, Space, plus, size
+from .axes import ZERO, Lin, Size, Space, plus, size
 from .expr import Apply, Const, Load, Node, Reduce
 from .folding import apply
 from .index import Index
@@ -32,6 +32,7 @@ class Reader:
         self.sizes = shared.sizes
         self.producer = shared.index.producer
         self.space = Space()
+        self.equal: list[tuple[Size, Size]] = []  # sizes that the ops that were read need equal
         self._steps: dict[Load, Node] = {}
         self._reductions: dict[Load, Reduce | None] = {}
 
@@ -147,7 +148,7 @@ class Reader:
         loops = invert_map(info.out_maps[number], coords, info.loops)
         if loops is None:
             return None
-        extents = self.shared.loop_extents(info)
+        extents = self.loop_extents([*info.ins, *info.outs], info.maps, info.loops)
         axes = []
         for i in range(info.loops):
             if loops[i] is None:
@@ -178,6 +179,27 @@ class Reader:
             # folded away against its initial value, e.g. x + 0
             return None
         return Reduce(combine, tuple(axes), node.args[1 - side], self._init(info, number, coords))
+
+    def loop_extents(
+        self, operands: list[ir.Value], maps: list[Map], loops: int
+    ) -> list[Size | None]:
+        """The length of each loop; where operands have different names for it, both are noted."""
+        extents: list[Size | None] = [None] * loops
+        for value, mapping in zip(operands, maps, strict=False):
+            if not isinstance(value.type, ir.RankedTensorType):
+                continue
+            for n, (terms, const) in zip(self.sizes.shape(value), mapping, strict=True):
+                if len(terms) != 1 or const != 0:
+                    continue
+                ((loop, c),) = terms.items()
+                have = extents[loop]
+                if c != 1 or have == n:
+                    continue
+                if have is not None:
+                    self.equal.append((have, n))
+                if have is None or isinstance(n, int):
+                    extents[loop] = n
+        return extents
 
     def _init(self, info: LinalgOp, number: int, coords: tuple[Lin, ...]) -> Node:
         return self.head(self.load(info.outs[number], coords))
@@ -232,18 +254,6 @@ class Shared:
             except Unsupported:
                 self._programs[key] = None
         return self._programs[key]
-
-    def loop_extents(self, info: LinalgOp) -> list[int | object | None]:
-        extents: list = [None] * info.loops
-        for value, mapping in zip([*info.ins, *info.outs], info.maps, strict=True):
-            if not isinstance(value.type, ir.RankedTensorType):
-                continue
-            for n, (terms, const) in zip(self.sizes.shape(value), mapping, strict=True):
-                if len(terms) == 1 and const == 0:
-                    ((loop, c),) = terms.items()
-                    if c == 1 and (extents[loop] is None or isinstance(n, int)):
-                        extents[loop] = n
-        return extents
 
     def reducer(self, info: LinalgOp, number: int) -> tuple[str, int] | None:
         """(combination, position of the accumulator in it) of one result of a reducing body."""

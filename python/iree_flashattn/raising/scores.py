@@ -149,7 +149,7 @@ def scale_by(score: Score, c: float) -> None:
     if score.keep:
         if c < 0 and math.isinf(score.fill):
             raise Refuse(RULE, "masked scores are negated")
-        score.fill *= c
+        score.fill = rounded(score.fill * c, "f32")  # may become infinite, as in the source
     constant = Const(c, "f32")
     score.bias = [apply("mulf", (b, constant), "f32") for b in score.bias]
     score.after = [apply("mulf", (b, constant), "f32") for b in score.after]

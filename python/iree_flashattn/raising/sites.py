@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from iree.compiler import ir
 
+from ..extent import Extent
 from ..refusal import Refusal
 from ..site import AttentionSite
 from .assemble import Attempt, assemble
@@ -94,6 +95,7 @@ def _read(target: ir.Value, shared: Shared) -> Attempt:
     fresh = reader.fresh(out)
     assert isinstance(fresh, Load)
     attempt = assemble(reader, product, fresh, roots)
+    attempt.site.equal = [(Extent.of(a), Extent.of(b)) for a, b in dict.fromkeys(reader.equal)]
     place(reader, product, target, attempt)
     return attempt
 

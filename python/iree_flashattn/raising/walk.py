@@ -9,7 +9,7 @@ from .structure import LinalgOp
 
 _MOVES = frozenset(
     """tensor.expand_shape tensor.collapse_shape tensor.reshape tensor.cast linalg.transpose
-    linalg.broadcast tensor.extract_slice""".split()
+    linalg.broadcast tensor.extract_slice arith.truncf arith.extf""".split()
 )
 def candidate_products(start: ir.Operation, shared: Shared, seen: set) -> list[ir.Value]:
     """Contractions that read what the exponentials became, through ops without reductions."""
