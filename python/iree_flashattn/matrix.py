@@ -1,7 +1,6 @@
 """The support matrix, generated from the kernel tables: ``python -m iree_flashattn.matrix README.md``.
 
-Rewrites what stands between the two markers of the file; with ``--check`` only says whether it is
-current.
+Rewrites what stands between the two markers of the file.
 """
 
 from __future__ import annotations
@@ -28,32 +27,41 @@ def matrix_rows() -> list[tuple[str, ...]]:
         families: dict[tuple, list[catalog.Kernel]] = {}
         for kernel in kernels:
             if kernel.role != "combine":
-                key = (_family(kernel), _target(kernel), _dims(kernel), kernel.features)
+                key = (family(kernel), _target(kernel), _dims(kernel), kernel.features)
                 families.setdefault(key, []).append(kernel)
-        for (family, target, dims, features), rows in families.items():
+        for (variant, target, dims, features), rows in families.items():
             types = ", ".join(dict.fromkeys(row.element for row in rows))
             roles = ", ".join(dict.fromkeys(_ROLES[row.role] for row in rows))
             lacks = ", ".join(sorted(catalog.FEATURES - features)) or "none"
-            found.append((_NAMES[backend], family, target, types, dims, roles, lacks))
+            found.append((_NAMES[backend], variant, target, types, dims, roles, lacks))
     return found
 
 
 _ROLES = {"forward": "whole", "partial": "split keys"}
 
 
-def _family(kernel: catalog.Kernel) -> str:
+def family(kernel: catalog.Kernel) -> str:
     """The name without role and element type: what is left is the variant."""
     return kernel.name.removeprefix(f"fa_{kernel.role}_{kernel.element}_")
 
 
 def _target(kernel: catalog.Kernel) -> str:
+    condition = kernel.target
+    if kernel.backend == "cpu":
+        return ", ".join([condition["arch"], *condition.get("features", ())])
+    if kernel.backend == "cuda":
+        return f"sm_{condition['sm']}" + ("" if condition.get("only") else " and newer")
+    asked = condition.get("device", ())
     parts = []
-    for key, value in kernel.target.items():
-        if isinstance(value, list | tuple):
-            parts += [str(item) for item in value]
-        else:
-            parts.append(str(value) if key == "arch" else f"{key} {value}")
-    return ", ".join(parts) or "any device"
+    if any("cooperative_matrix" in name for name in asked):
+        parts.append("cooperative matrices")
+    elif any("8bit" in name for name in asked):
+        parts.append("8- and 16-bit storage")
+    subgroup = condition.get("subgroup")
+    if subgroup:
+        sizes = subgroup if isinstance(subgroup, list | tuple) else [subgroup]
+        parts.append("subgroups of " + ", ".join(str(size) for size in sizes))
+    return ", ".join(parts) or "any Vulkan 1.1 device"
 
 
 def _dims(kernel: catalog.Kernel) -> str:
@@ -83,18 +91,9 @@ def updated(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    check = "--check" in arguments
     for name in arguments:
-        if name == "--check":
-            continue
         path = Path(name)
-        old = path.read_text(encoding="utf-8")
-        new = updated(old)
-        if check and old != new:
-            print(f"{path}: the support matrix is not current; run {Path(__file__).stem}")
-            return 1
-        if old != new:
-            path.write_text(new, encoding="utf-8")
+        path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 

@@ -50,7 +50,9 @@ def substitute(
             done.sites.append(reporting.of_refusal(candidate))
             continue
         # The description is taken first: emitting replaces values that it reads.
-        served = SiteReport(reporting.readable(candidate.location), True, spelling=candidate.spelling)
+        served = SiteReport(
+            reporting.readable(candidate.location), True, spelling=candidate.spelling
+        )
         served.description = reporting.describe(candidate)
         answer = _serve(candidate, devices, executables, options, replaced)
         if isinstance(answer, Refusal):

@@ -62,12 +62,12 @@ CHECK: %[[ALL:.*]] = arith.muli %[[ROWS]], %[[HEADS]]
 CHECK: %[[PACKED:.*]] = arith.divui %[[ALL]], %[[KV]]
 CHECK: %[[BLOCKS:.*]] = arith.ceildivui %[[PACKED]]
 CHECK: hal.return %[[BLOCKS]], %[[KV]], %[[BATCH]]
-CHECK: func.func private @fa_forward_f32_avx512(memref<i8>, {{.*}}) attributes {hal.import.static, llvm.bareptr = true}
-CHECK: func.func @fa_forward_f32_avx512_dispatch()
-CHECK: hal.interface.binding.subspan {{.*}} binding(6)
-CHECK-NOT: binding(7)
-CHECK: memref.alloc() : memref<{{[0-9]+}}xi8, #iree_codegen.workgroup_local>
-CHECK: call @fa_forward_f32_avx512(
+CHECK: workgroup_local_memory = 458752
+CHECK: llvm.func @fa_forward_f32_avx512(!llvm.ptr, {{.*}}) attributes {hal.import.static}
+CHECK: llvm.func @fa_forward_f32_avx512_dispatch(%[[ENVIRONMENT:.*]]: !llvm.ptr, %[[DISPATCH:.*]]: !llvm.ptr, %[[WORKGROUP:.*]]: !llvm.ptr) -> i32
+CHECK: llvm.getelementptr %[[DISPATCH]][24]
+CHECK-NOT: %[[ENVIRONMENT]]
+CHECK: llvm.call @fa_forward_f32_avx512(
 CHECK: util.func public @main(%[[Q:.*]]: tensor<8x128x64xf32>, %[[K:.*]]: tensor<8x256x64xf32>, %[[V:.*]]: tensor<8x256x32xf32>)
 CHECK-NOT: iree_linalg_ext.attention
 CHECK-NOT: cf.assert
@@ -294,7 +294,4 @@ def test_kernels_from_the_runtime_extension(bench) -> None:
     text = str(module)
     assert "hal.executable.object" not in text
     assert "hal.import.static" not in text
-    bench.check(
-        module,
-        "CHECK: func.func private @fa_forward_f32_avx512({{.*}}) attributes {llvm.bareptr = true}",
-    )
+    bench.check(module, "CHECK: llvm.func @fa_forward_f32_avx512_dispatch(")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from iree.compiler.tools.binaries import find_tool
 
 from iree_flashattn import oracle, resources
 from iree_flashattn.bench import modules, running
@@ -67,7 +66,9 @@ def inputs(p: Problem = PROBLEM) -> list[np.ndarray]:
 
 def test_report(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    source = modules.fused(PROBLEM) + modules.fused(Problem("wide", q_len=4, kv_len=4, dk=2048), "wide")
+    source = modules.fused(PROBLEM) + modules.fused(
+        Problem("wide", q_len=4, kv_len=4, dk=2048), "wide"
+    )
     compile_module(source, options={"IREE_FLASHATTN_REPORT": str(path)})
     served, refused = json.loads(path.read_text())["sites"]
     assert served["matched"] is True

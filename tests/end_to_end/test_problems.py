@@ -9,13 +9,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.accuracy import assert_accurate, sdpa_error
 
 from iree_flashattn import operands
 from iree_flashattn.bench import modules, running
 from iree_flashattn.compiling import LOCAL, compile_module
 from iree_flashattn.operands import Operands, from_storage
 from iree_flashattn.problems import Problem, find, small
+from support.accuracy import assert_accurate, sdpa_error
 
 SPELLINGS = {"fused": modules.fused, "decomposed": modules.decomposed}
 ELEMENTS = ("f32", "f16", "bf16")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from iree.turbine import aot
-from support.accuracy import TINY, largest_error
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from iree_flashattn.bench import running
+from support.accuracy import TINY, largest_error
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 ELEMENT = {F32: "f32", F16: "f16", BF16: "bf16"}
@@ -24,7 +24,7 @@ class Function(torch.nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *arguments):  # noqa: ANN002, ANN201
+    def forward(self, *arguments):
         return self.function(*arguments)
 
 
@@ -54,14 +54,14 @@ def mha(**options) -> torch.nn.Module:
             super().__init__()
             self.attention = torch.nn.MultiheadAttention(64, 4, batch_first=True)
 
-        def forward(self, x):  # noqa: ANN001, ANN202
+        def forward(self, x):
             out, weights = self.attention(x, x, x, **options)
             return out if weights is None else (out, weights)
 
     return Attention().eval()
 
 
-def heads_from_projection(x):  # noqa: ANN001, ANN201
+def heads_from_projection(x):
     """Packed QKV, as many models keep it: [batch, sequence, 3, heads, dim]."""
     q, k, v = x.unflatten(-1, (3, 4, 16)).permute(2, 0, 3, 1, 4)
     return sdpa(q, k, v).transpose(1, 2).flatten(2)
@@ -148,9 +148,7 @@ def test_export(case: Case, compile_served: Callable) -> None:
         with torch.no_grad():
             theirs = case.function(*arguments)
             exact = _in_double(case.function, arguments)
-        for ours, torch_result, reference in zip(
-            results, _flat(theirs), _flat(exact), strict=True
-        ):
+        for ours, torch_result, reference in zip(results, _flat(theirs), _flat(exact), strict=True):
             element = ELEMENT[case.dtype]
             reference = reference.numpy()
             theirs_error = largest_error(torch_result.double().numpy(), reference)
@@ -158,11 +156,11 @@ def test_export(case: Case, compile_served: Callable) -> None:
             assert largest_error(running.to_float(ours), reference) <= limit
 
 
-def _flat(result) -> list[torch.Tensor]:  # noqa: ANN001
+def _flat(result) -> list[torch.Tensor]:
     return [x for x in (result if isinstance(result, tuple) else (result,)) if x is not None]
 
 
-def _in_double(function: Callable | torch.nn.Module, arguments: list[torch.Tensor]):  # noqa: ANN202
+def _in_double(function: Callable | torch.nn.Module, arguments: list[torch.Tensor]):
     wide = [x.double() for x in arguments]
     if isinstance(function, torch.nn.Module):
         result = function.double()(*wide)

@@ -45,5 +45,7 @@ def assert_accurate(
     result: NDArray, reference: NDArray, torch_error: float, element: str, context: str = ""
 ) -> None:
     error = largest_error(result, reference)
-    limit = 2 * torch_error + TINY[element] * max(1.0, float(np.nanmax(np.abs(reference), initial=0)))
+    limit = 2 * torch_error + TINY[element] * max(
+        1.0, float(np.nanmax(np.abs(reference), initial=0))
+    )
     assert error <= limit, f"{context}: error {error:.3g}, at most {limit:.3g} is allowed"

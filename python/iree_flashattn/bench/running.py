@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -15,7 +17,14 @@ from numpy.typing import NDArray
 def configuration(driver: str = "local-task") -> Any:
     import iree.runtime
 
+    # The device has to go before the interpreter takes the runtime's modules apart.
+    atexit.register(_release)
     return iree.runtime.Config(driver)
+
+
+def _release() -> None:
+    configuration.cache_clear()
+    gc.collect()
 
 
 def load_all(vmfb: bytes, driver: str = "local-task") -> Any:
@@ -29,7 +38,9 @@ def load_all(vmfb: bytes, driver: str = "local-task") -> Any:
     return context.modules[name]
 
 
-def load(vmfb: bytes, function: str = "attention", driver: str = "local-task") -> Callable[..., Any]:
+def load(
+    vmfb: bytes, function: str = "attention", driver: str = "local-task"
+) -> Callable[..., Any]:
     """One function of a compiled module."""
     return load_all(vmfb, driver)[function]
 

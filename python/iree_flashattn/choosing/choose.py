@@ -126,11 +126,6 @@ def unserved(row: Kernel, site: AttentionSite, target: Target) -> str | None:
 
 def missing_on_target(row: Kernel, target: Target) -> str:
     """What the row's condition asks for and the target does not have, or an empty string."""
-    condition = row.target
-    if target.backend == "cpu":
-        if condition.get("arch") != target.arch:
-            return f"arch {condition.get('arch')}"
-        return ", ".join(f for f in condition.get("features", ()) if f not in target.features)
     rules = _backend_rules(target)
     return rules.missing(row, target) if rules is not None else ""
 

@@ -33,7 +33,9 @@ _MATRICES = {
 def missing(row: Kernel, target: Target) -> str:
     """What the row needs and no device of the target can be relied on to have, or ''."""
     if row.target.get("matrix") and not re.search(_MATRICES[row.element], target.config):
-        return f"{row.element} matrices of 16x16x16 (--iree-vulkan-target names a GPU that has them)"
+        return (
+            f"{row.element} matrices of 16x16x16 (--iree-vulkan-target names a GPU that has them)"
+        )
     threads = 1
     for size in row.workgroup:
         threads *= size

@@ -7,19 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from .. import __version__, _startup, catalog, resources
+from .. import __version__, _startup, catalog, resources, runtime
 from ..matrix import matrix_rows
 from ..resources import MissingResourceError
 
 
-def runtime_plugin_path() -> Path:
-    """The HAL executable plugin. Raises MissingResourceError."""
-    return resources.require(resources.native_dir() / "lib" / "libiree_flashattn_runtime.so")
-
-
 def run(runtime_plugin: bool) -> None:
     if runtime_plugin:
-        print(runtime_plugin_path())
+        print(runtime.path())
         return
     console = Console()
     facts = Table(show_header=False, box=None, pad_edge=False)
@@ -50,7 +45,7 @@ def _facts() -> list[tuple[str, str]]:
     found.append(("iree-base-runtime", iree.runtime.version.VERSION))
     found.append(("compiler plugin", _path(Path(_startup.plugin_path()))))
     try:
-        found.append(("runtime plugin", str(runtime_plugin_path())))
+        found.append(("runtime plugin", str(runtime.path())))
     except MissingResourceError as error:
         found.append(("runtime plugin", str(error)))
     for backend in catalog.BACKENDS:

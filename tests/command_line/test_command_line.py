@@ -1,0 +1,140 @@
+"""The commands as a user runs them, and the generated parts of the documents."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iree_flashattn import catalog, compiling, matrix, resources
+from iree_flashattn.bench import modules
+from iree_flashattn.problems import Problem
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, status: int = 0) -> tuple[str, str]:
+    """Standard output and error of ``iree-flashattn ARGUMENTS``."""
+    code = "from iree_flashattn.cli import main; main()"
+    variables = compiling.environment(True) | {"COLUMNS": "400"}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=variables
+    )
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.mlir"
+    served = Problem("served", heads=2, q_len=8, kv_len=8, dk=16)
+    wide = Problem("wide", heads=2, q_len=8, kv_len=8, dk=2048)
+    path.write_text(modules.fused(served, "served") + modules.fused(wide, "wide"))
+    return path
+
+
+def test_info() -> None:
+    out, _ = run("info")
+    for word in ("iree-flashattn", "3.13.0", "compiler plugin", "avx512", "neon", "CUDA", "Vulkan"):
+        assert word in out
+    assert str(resources.native_dir()) in out
+
+
+def test_info_runtime_plugin_prints_its_path_only() -> None:
+    out, _ = run("info", "--runtime-plugin")
+    assert Path(out.rstrip("\n")).is_file()
+
+
+def test_explain(model: Path) -> None:
+    out, _ = run("explain", str(model))
+    assert "fa_forward_f32_" in out
+    assert "1x2x8x8x16" in out
+    assert "up to 1024, the site has 2048" in out
+    assert "1 of 2 sites are served" in out
+
+
+def test_explain_takes_flags_of_the_compiler(model: Path) -> None:
+    out, _ = run(
+        "explain",
+        str(model),
+        "--iree-hal-target-device=local",
+        "--iree-hal-local-target-device-backends=vmvx",
+    )
+    assert "0 of 2 sites are served" in out
+    assert "vmvx" in out
+
+
+def test_explain_without_attention(tmp_path: Path) -> None:
+    path = tmp_path / "empty.mlir"
+    path.write_text("func.func @f() { return }")
+    out, _ = run("explain", str(path))
+    assert "no attention found" in out
+
+
+def test_explain_of_a_broken_module(tmp_path: Path) -> None:
+    path = tmp_path / "broken.mlir"
+    path.write_text("func.func @f() { return")
+    _, error = run("explain", str(path), status=1)
+    assert str(path) in error
+
+
+def test_explain_of_no_file() -> None:
+    _, error = run("explain", "missing.mlir", status=1)
+    assert error == "iree-flashattn: missing.mlir is no file\n"
+
+
+def test_demo() -> None:
+    out, _ = run("demo")
+    assert "IREE issue #11780" in out
+    assert "attention 1x8x1024x64" in out
+    assert out.count("stock IREE") == 2
+    assert out.count("with fa_forward_f32_") == 2
+
+
+def test_bench(tmp_path: Path) -> None:
+    out, _ = run(
+        "bench", "--only", "cross_77", "--seconds", "0.1", "--no-stock", "--out", str(tmp_path)
+    )
+    assert "FMA peak" in out
+    document = json.loads((tmp_path / "problems.json").read_text())
+    (result,) = document["results"]
+    assert result["problem"] == "cross_77_f32"
+    assert result["seconds"]["kernel"] > 0
+    assert result["error"] < 1e-5
+    assert document["machine"]["fma_gflops"] > 0
+    assert document["machine"]["read_gbps"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "nothing"), "--only nothing: no problem has that in its name"),
+        (("--element", "f64"), "--element f64 is not one of f32, f16, bf16"),
+    ],
+)
+def test_bench_refuses(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    _, error = run("bench", *arguments, "--out", str(tmp_path), status=1)
+    assert message in error
+
+
+def test_support_matrix_is_current() -> None:
+    """``python -m iree_flashattn.matrix README.md`` brings it up to date."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert matrix.updated(readme) == readme
+
+
+def test_support_matrix_has_every_kernel_family() -> None:
+    text = matrix.markdown()
+    for backend in catalog.BACKENDS:
+        for kernel in catalog.kernels(backend):
+            if kernel.role != "combine":
+                assert f"| {matrix.family(kernel)} |" in text
+
+
+def test_support_matrix_needs_its_markers() -> None:
+    with pytest.raises(ValueError, match="support-matrix:begin"):
+        matrix.updated("# A document without them")
