@@ -176,5 +176,6 @@ def _closest(trail: list[str], rows: Sequence[Kernel], site: AttentionSite, targ
         return f"no kernel serves it: {near[-1]}"
     here = sorted({r.element for r in rows if not missing_on_target(r, target)})
     if not here:
-        return f"no kernel runs on this target: {trail[-1]}"
+        needs = [missing_on_target(r, target) for r in rows if r.element == element] or trail[-1:]
+        return f"no kernel runs on this target: they need {needs[-1]}"
     return f"no {element} kernel for this target (it has {', '.join(here)})"
