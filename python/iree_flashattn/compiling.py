@@ -1,4 +1,4 @@
-"""Runs the installed compiler as a user would: the native ``iree-compile``, with or without the flag."""
+"""Runs the installed compiler as a user would: the native ``iree-compile``, flag or no flag."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_gate() -> None:
 
 
 def test_malformed_module_is_the_compilers_error() -> None:
-    with pytest.raises(CompileError, match="custom op 'tensor.nonsense' is unknown"):
+    with pytest.raises(CompileError, match=r"custom op 'tensor.nonsense' is unknown"):
         compile_module("func.func @f() { tensor.nonsense }")
 
 
@@ -168,8 +168,8 @@ func.func private @helper(%q: tensor<{kind}>, %k: tensor<{kind}>, %v: tensor<{ki
   {attention_op(kind, kind, kind, kind)}
   return %o : tensor<{kind}>
 }}
-func.func @attention(%q: tensor<{kind}>, %k: tensor<{kind}>, %v: tensor<{kind}>, %count: tensor<i32>)
-    -> tensor<{kind}> {{
+func.func @attention(%q: tensor<{kind}>, %k: tensor<{kind}>, %v: tensor<{kind}>,
+    %count: tensor<i32>) -> tensor<{kind}> {{
   %scale = arith.constant 0.25 : f32
   %zero = arith.constant 0 : i32
   %one = arith.constant 1 : i32
@@ -206,7 +206,8 @@ def test_attention_of_attention(compile_served: Callable) -> None:
     first = attention_op(kind, kind, kind, kind, result="%first")
     second = attention_op(kind, kind, kind, kind).replace("ins(%q", "ins(%first")
     source = f"""
-func.func @attention(%q: tensor<{kind}>, %k: tensor<{kind}>, %v: tensor<{kind}>) -> tensor<{kind}> {{
+func.func @attention(%q: tensor<{kind}>, %k: tensor<{kind}>, %v: tensor<{kind}>)
+    -> tensor<{kind}> {{
   %scale = arith.constant 0.25 : f32
   %init = tensor.empty() : tensor<{kind}>
   {first}

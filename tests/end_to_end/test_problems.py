@@ -27,7 +27,7 @@ PROBLEMS = [p for p in small() if modules.servable(p)]
 
 @pytest.fixture(scope="module", params=ELEMENTS)
 def compiled(request: pytest.FixtureRequest) -> tuple[str, dict[str, Callable], list[dict]]:
-    """One module with a function for each problem and spelling: compiling takes most of the time."""
+    """One module with a function for each problem and spelling: compiling takes the time."""
     element = request.param
     text = "".join(
         make(p.with_element(element), f"{spelling}_{p.name}")

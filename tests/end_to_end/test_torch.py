@@ -1,4 +1,4 @@
-"""PyTorch models through iree-turbine: what users export, compared with PyTorch by the error rule."""
+"""PyTorch models through iree-turbine, as users export them, by the error rule."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def load(
     vmfb: bytes, function: str = "attention", driver: str = "local-task"
 ) -> Callable[..., Any]:
     """One function of a compiled module."""
-    return load_all(vmfb, driver)[function]
+    return load_all(vmfb)[function]
 
 
 def on_device(array: NDArray) -> Any:

@@ -31,7 +31,7 @@ def info(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def explain(context: typer.Context, model: Path) -> None:
-    """Every attention site of MODEL: its kernel, or why none. Flags after MODEL go to iree-compile."""
+    """Every attention site of MODEL: its kernel, or why none. More flags go to iree-compile."""
     from . import explain as command
 
     command.run(model, context.args)
