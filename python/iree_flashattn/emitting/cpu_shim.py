@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..catalog import Kernel
 
 # Byte offsets in version 0.6 of the structures, on a 64-bit machine.
-ENVIRONMENT = {"import_thunk": 8, "import_funcs": 16, "import_contexts": 24, "processor_data": 32}
+ENVIRONMENT = {"processor_data": 32}
 DISPATCH_STATE = {"constants": 24, "binding_ptrs": 32}
 WORKGROUP_STATE = {"x": 0, "y": 4, "z": 8, "local_memory": 16}
 
@@ -39,7 +39,6 @@ X86_64_BITS = {
 
 _POINTERS = 8  # of the C signature: q, k, v, mask, bias, sinks, o, weights
 _PARAMETERS = ", ".join(["!llvm.ptr"] * (_POINTERS + 1) + ["i32"] * 3 + ["!llvm.ptr"])
-_PACKED = f"!llvm.struct<({_PARAMETERS})>"
 
 
 def dispatch_function(
@@ -67,7 +66,7 @@ def dispatch_function(
                 f"llvm.cond_br %ok{number}, ^call{number}, {following}",
                 f"^call{number}:",
             ]
-        lines += _imported_call(row, number) if imported else _static_call(row)
+        lines.append(_call(row))
         lines.append(f"%done{number} = llvm.mlir.constant(0 : i32) : i32")
         lines.append(f"llvm.return %done{number} : i32")
         if number + 1 < len(rows):
@@ -113,57 +112,14 @@ def _processor(rows: Sequence[Kernel]) -> list[str]:
     return _load("%features", "%environment", ENVIRONMENT["processor_data"], "i64")
 
 
-def _values() -> list[str]:
-    return [*(f"%p{i}" for i in range(_POINTERS)), "%words", "%x", "%y", "%z", "%scratch"]
-
-
-def _static_call(row: Kernel) -> list[str]:
-    return [f"llvm.call @{row.name}({', '.join(_values())}) : ({_PARAMETERS}) -> ()"]
-
-
-def _imported_call(row: Kernel, number: int) -> list[str]:
-    """A call through the loader's thunk, the arguments packed in a struct."""
-    lines = [
-        f"%one{number} = llvm.mlir.constant(1 : i32) : i32",
-        f"%packed{number} = llvm.alloca %one{number} x {_PACKED} : (i32) -> !llvm.ptr",
-    ]
-    for i, (value, kind) in enumerate(zip(_values(), _PARAMETERS.split(", "), strict=True)):
-        lines += [
-            f"%field{number}_{i} = llvm.getelementptr %packed{number}[0, {i}]"
-            f" : (!llvm.ptr) -> !llvm.ptr, {_PACKED}",
-            f"llvm.store {value}, %field{number}_{i} : {kind}, !llvm.ptr",
-        ]
-    lines += [
-        f"%ordinal_at{number} = llvm.mlir.addressof @{_ordinal(row)} : !llvm.ptr",
-        f"%ordinal{number} = llvm.load %ordinal_at{number} : !llvm.ptr -> i32",
-    ]
-    lines += _load(f"%thunk{number}", "%environment", ENVIRONMENT["import_thunk"], "!llvm.ptr")
-    for what in ("funcs", "contexts"):
-        table, entry = f"%{what}{number}", f"%{what}_entry{number}"
-        lines += _load(table, "%environment", ENVIRONMENT[f"import_{what}"], "!llvm.ptr")
-        lines += [
-            f"{entry}_at = llvm.getelementptr {table}[%ordinal{number}]"
-            " : (!llvm.ptr, i32) -> !llvm.ptr, !llvm.ptr",
-            f"{entry} = llvm.load {entry}_at : !llvm.ptr -> !llvm.ptr",
-        ]
-    pointers = ", ".join(["!llvm.ptr"] * 4)
-    lines += [
-        f"%null{number} = llvm.mlir.zero : !llvm.ptr",
-        f"%code{number} = llvm.call %thunk{number}(%funcs_entry{number}, %packed{number},"
-        f" %contexts_entry{number}, %null{number}) : !llvm.ptr, ({pointers}) -> i32",
-    ]
-    return lines
-
-
-def _ordinal(row: Kernel) -> str:
-    return f"__import_ordinal_{row.name}"
+def _call(row: Kernel) -> str:
+    pointers = [f"%p{i}" for i in range(_POINTERS)]
+    values = ", ".join([*pointers, "%words", "%x", "%y", "%z", "%scratch"])
+    return f"llvm.call @{row.name}({values}) : ({_PARAMETERS}) -> ()"
 
 
 def _declaration(row: Kernel, imported: bool) -> str:
-    if not imported:
-        return f"llvm.func @{row.name}({_PARAMETERS}) attributes {{hal.import.static}}"
-    # The code generator puts the place in the import table into a global with this key.
-    return (
-        f"llvm.mlir.global internal @{_ordinal(row)}() {{addr_space = 0 : i32,"
-        f' hal.executable.import.key = "{row.name}"}} : i32'
-    )
+    # Without the attribute IREE makes the call an import that the runtime resolves: through the
+    # loader's thunk, the arguments packed in a struct.
+    linkage = "" if imported else " attributes {hal.import.static}"
+    return f"llvm.func @{row.name}({_PARAMETERS}){linkage}"
