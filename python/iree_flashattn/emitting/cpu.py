@@ -40,7 +40,12 @@ _PARAMETERS: dict[str, tuple[str | None, ...]] = {
 
 
 def variant(
-    rows: Sequence[Kernel], target: Target, interface: Interface, symbol: str, options: Options
+    rows: Sequence[Kernel],
+    target: Target,
+    interface: Interface,
+    symbol: str,
+    executable: str,
+    options: Options,
 ) -> str:
     """The ``hal.executable.variant`` op, with the export and the dispatch function, as text.
 
@@ -55,7 +60,7 @@ def variant(
         paths = [resources.kernel_file("cpu", f"{row.name}.o") for row in rows]
         listed = ", ".join(f'#hal.executable.object<{{path = "{path}"}}>' for path in paths)
         objects = f" objects([{listed}])"
-    name = export_name(rows[0])
+    name = export_name(rows[0], executable)
     scratch = max(64, *(row.scratch_bytes for row in rows))
     properties = ", ".join(
         [
@@ -81,9 +86,10 @@ hal.executable.variant public @{symbol} target({target.attribute}){objects} {{
 }}"""
 
 
-def export_name(row: Kernel) -> str:
-    """The dispatch function; the kernel itself has the row's name."""
-    return f"{row.name}_dispatch"
+def export_name(row: Kernel, executable: str) -> str:
+    """The dispatch function. IREE links a module's CPU executables into one, so it is named after
+    the executable: several of them may hold the same kernel."""
+    return f"{executable}_dispatch"
 
 
 def _bindings(role: str, interface: Interface) -> list[int]:

@@ -28,7 +28,12 @@ ONE_VARIANT = False
 
 
 def variant(
-    rows: Sequence[Kernel], target: Target, interface: Interface, symbol: str, options: Options
+    rows: Sequence[Kernel],
+    target: Target,
+    interface: Interface,
+    symbol: str,
+    executable: str,
+    options: Options,
 ) -> str:
     """The ``hal.executable.variant`` op with its condition, as text.
 
@@ -39,7 +44,7 @@ def variant(
     x, y, z = (*row.workgroup, 1, 1)[:3]
     properties = ", ".join(
         [
-            f'sym_name = "{export_name(row)}"',
+            f'sym_name = "{export_name(row, executable)}"',
             'sym_visibility = "public"',
             "ordinal = 0 : index",
             f"layout = {interface.layout}",
@@ -58,7 +63,7 @@ hal.executable.variant public @{symbol} target({target.attribute})
 }}"""
 
 
-def export_name(row: Kernel) -> str:
+def export_name(row: Kernel, executable: str) -> str:
     """The kernel's symbol in the module image."""
     return row.name
 

@@ -29,6 +29,7 @@ class BackendModule(Protocol):
         target: Target,
         interface: Interface,
         symbol: str,
+        executable: str,
         options: Options,
     ) -> str:
         """The text of a ``hal.executable.variant`` named ``symbol``, its condition included.
@@ -36,8 +37,8 @@ class BackendModule(Protocol):
         ``rows``: best first, one only unless ``ONE_VARIANT`` is set."""
         ...
 
-    def export_name(self, row: Kernel) -> str:
-        """The symbol of the export inside the variant."""
+    def export_name(self, row: Kernel, executable: str) -> str:
+        """The symbol of the export inside the variant of ``executable``, whose best row is given."""
         ...
 
 
@@ -75,8 +76,8 @@ class Executables:
             backend = backend_module(target.backend)
             shape = interface(rows[0].role, with_weights)
             symbol = _unused(re.sub(r"\W", "_", target.format), used)
-            variants.append(backend.variant(rows, target, shape, symbol, self._options))
-            path = [name, symbol, backend.export_name(rows[0])]
+            variants.append(backend.variant(rows, target, shape, symbol, name, self._options))
+            path = [name, symbol, backend.export_name(rows[0], name)]
             references.append(ir.SymbolRefAttr.get(path, context))
         text = f"hal.executable private @{name} {{\n{''.join(variants)}\n}}"
         parsed = ir.Module.parse(text, context)

@@ -26,7 +26,12 @@ ONE_VARIANT = False
 
 
 def variant(
-    rows: Sequence[Kernel], target: Target, interface: Interface, symbol: str, options: Options
+    rows: Sequence[Kernel],
+    target: Target,
+    interface: Interface,
+    symbol: str,
+    executable: str,
+    options: Options,
 ) -> str:
     """The ``hal.executable.variant`` op with its condition, as text."""
     (row,) = rows
@@ -36,14 +41,14 @@ def variant(
 hal.executable.variant public @{symbol} target({attribute})
     objects([#hal.executable.object<{{path = "{path}"}}>]) {{
   {_condition(row, target)}
-  hal.executable.export public @{export_name(row)} ordinal(0) layout({interface.layout})
+  hal.executable.export public @{export_name(row, executable)} ordinal(0) layout({interface.layout})
       count({count_arguments()}) -> (index, index, index) {{
     {grid_region(row)}
   }}
 }}"""
 
 
-def export_name(row: Kernel) -> str:
+def export_name(row: Kernel, executable: str) -> str:
     """The entry point of the SPIR-V module."""
     return row.name
 
