@@ -64,7 +64,7 @@ def substitute(
     # A site may read what an earlier one computed, by the value that it had then.
     for old, new in replaced:
         old.replace_all_uses_with(new)
-    erase_dead([old for old, _ in replaced])
+    erase_dead(module, [old for old, _ in replaced])
     if replaced:
         inline_bf16(module)
     if options.report:

@@ -113,6 +113,7 @@ class Devices:
     def __init__(self, module: ir.Module) -> None:
         self._module = module
         self._texts: dict[str, str] = {}
+        self._targets: dict[tuple[str, ...], list[Target]] = {}
         for op in module.body.operations:
             if op.operation.name != "util.global":
                 continue
@@ -126,11 +127,11 @@ class Devices:
         names = _symbols(str(affinity)) if affinity is not None else []
         if not names:
             names = self._where_unplaced_ops_run()
-        texts: dict[str, None] = {}
-        for name in names:
-            for text in self._of_device(name, frozenset()):
-                texts[text] = None
-        return [parse_target(text) for text in texts]
+        key = tuple(names)
+        if key not in self._targets:
+            texts = [text for name in names for text in self._of_device(name, frozenset())]
+            self._targets[key] = [parse_target(text) for text in dict.fromkeys(texts)]
+        return self._targets[key]
 
     def _where_unplaced_ops_run(self) -> list[str]:
         """The default device, or any device where operands may pull the op to another one."""

@@ -7,45 +7,50 @@ from iree.compiler import ir
 _PURE_DIALECTS = ("arith", "math", "tensor", "linalg", "iree_linalg_ext", "affine", "complex")
 
 
-def erase_dead(values: list[ir.Value]) -> None:
+def erase_dead(module: ir.Module, values: list[ir.Value]) -> None:
     """Erases the ops that computed ``values`` and, recursively, what only they used."""
+    if not values:
+        return
+    makers = _makers(module)
     # Each op is in the list once: a wrapper of an op that is gone must not be touched again.
-    owners = [value.owner for value in values]
-    pending = dict.fromkeys(o.operation for o in owners if not isinstance(o, ir.Block))
+    pending = {makers[value]: None for value in values if value in makers}
     while pending:
         op, _ = pending.popitem()
         if _is_dead(op):
-            pending.update(_producers(op))
+            pending.update((makers[v], None) for v in _read_by(op) if v in makers)
             op.erase()
+
+
+def _makers(module: ir.Module) -> dict[ir.Value, ir.Operation]:
+    """Value -> op. (``Value.owner`` would import the op's whole dialect.)"""
+    found: dict[ir.Value, ir.Operation] = {}
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        if op.name == "hal.executable":
+            return ir.WalkResult.SKIP
+        for result in op.results:
+            found[result] = op
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
+    return found
 
 
 def _is_dead(op: ir.Operation) -> bool:
     if op.name.partition(".")[0] not in _PURE_DIALECTS:
         return False
-    return all(not list(result.uses) for result in op.results)
+    return all(next(iter(result.uses), None) is None for result in op.results)
 
 
-def _producers(op: ir.Operation) -> dict[ir.Operation, None]:
-    """Distinct ops behind the operands, those of nested regions included."""
-    found: dict[ir.Operation, None] = {}
-    stack = [op]
-    while stack:
-        current = stack.pop()
-        for operand in current.operands:
-            owner = operand.owner
-            if not isinstance(owner, ir.Block):
-                found[owner.operation] = None
-        for region in current.regions:
-            for block in region.blocks:
-                stack += [inner.operation for inner in block.operations]
-    inside = set(_nested(op))
-    return {producer: None for producer in found if producer not in inside}
+def _read_by(op: ir.Operation) -> set[ir.Value]:
+    """Values from outside that the op or an op in its regions reads."""
+    read: set[ir.Value] = set()
+    own: set[ir.Value] = set()
 
+    def visit(inner: ir.Operation) -> ir.WalkResult:
+        read.update(inner.operands)
+        own.update(inner.results)
+        return ir.WalkResult.ADVANCE
 
-def _nested(op: ir.Operation) -> list[ir.Operation]:
-    found = []
-    for region in op.regions:
-        for block in region.blocks:
-            for inner in block.operations:
-                found += [inner.operation, *_nested(inner.operation)]
-    return found
+    op.walk(visit)
+    return read - own
