@@ -13,7 +13,7 @@ SOURCES := $(shell find python plugin -type f -not -path '*/__pycache__/*') \
 demo: $(VENV)/installed
 	$(BIN)/iree-flashattn demo
 
-# Mesa's software Vulkan device (lavapipe) and qemu-user let the Vulkan and aarch64 tests run on any
+# Mesa's software Vulkan device (lavapipe) and qemu let the Vulkan and aarch64 tests run on any
 # machine. pytest's summary (-ra) names every test that was skipped, and why.
 test: $(VENV)/installed-test
 	-tools/install_test_devices.sh

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support import wheel as wheels
 from support.environments import COMPILER, RUNTIME, Environment, make_environment
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main(root: Path) -> None:
-    files = sorted(path for path in root.glob("*/*") if path.is_file() and path.parent.name != "lib")
+    files = sorted(p for p in root.glob("*/*") if p.is_file() and p.parent.name != "lib")
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n"
         for path in files

@@ -20,8 +20,9 @@ def activate() -> None:
     """Makes every compilation in this process use the plugin.
 
     For compilations inside Python (``aot.export(...).compile(...)``, ``iree.compiler.api.Session``,
-    the JAX plugin); call it once before the first. Raises ``ActivationError`` when a compiler session
-    has been made already, or when the installed compiler is not one that the plugin was built for.
+    the JAX plugin); call it once before the first. Raises ``activation.ActivationError`` when a
+    compiler session has been made already, or when the installed compiler is not one that the
+    plugin was built for.
     """
     from .activation import activate as implementation
 

@@ -1,10 +1,10 @@
 """Offers the compiler plugin to the compiler of this environment; run by ``iree_flashattn.pth``.
 
-It runs in every Python process of the environment, so it does next to nothing until ``iree.compiler``
-is imported (the ``iree-compile`` command does that too, and hands its environment to the native
-tool). A plugin that does not load would end every compilation, also those that never asked for it:
-it is offered only to a compiler that it was built for. Somebody who asks for it and cannot have it
-gets the reason.
+It runs in every Python process of the environment, so it does next to nothing until
+``iree.compiler`` is imported (the ``iree-compile`` command does that too, and hands its environment
+to the native tool). A plugin that does not load would end every compilation, also those that never
+asked for it: it is offered only to a compiler that it was built for. Somebody who asks for it and
+cannot have it gets the reason.
 """
 
 from __future__ import annotations
@@ -53,10 +53,9 @@ def asks_for_plugin(arguments: Sequence[str]) -> bool:
     """Whether an ``iree-compile`` command line has ``--iree-plugin=flashattn``."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     for argument, following in pairs:
-        name, equals, value = argument.partition("=")
-        if name in ("--iree-plugin", "-iree-plugin"):
-            if (value if equals else following) == "flashattn":
-                return True
+        name, _, value = argument.partition("=")
+        if name in ("--iree-plugin", "-iree-plugin") and (value or following) == "flashattn":
+            return True
     return False
 
 
@@ -98,7 +97,7 @@ def _whole_library(path: str) -> bool:
     number = int.from_bytes
     sections = number(header[40:48], "little")
     end = sections + number(header[58:60], "little") * number(header[60:62], "little")
-    return 0 < sections and end <= size
+    return sections > 0 and end <= size
 
 
 def _set(name: str, value: str) -> None:

@@ -25,10 +25,12 @@ def activate() -> None:
     try:
         import iree
     except ImportError as error:
-        raise ActivationError("iree.compiler is not installed (pip install iree-base-compiler)") from error
+        raise ActivationError(
+            "iree.compiler is not installed (pip install iree-base-compiler)"
+        ) from error
     if reason := _startup.offer_plugin(iree.__path__):
         raise ActivationError(reason)
-    import iree.compiler.api  # noqa: F401  loads the compiler, and the compiler the plugin
+    import iree.compiler.api  # loads the compiler, and the compiler loads the plugin
 
     library = ctypes.CDLL(_startup.plugin_path())
     sessions = library.flashattn_session_count()

@@ -1,20 +1,19 @@
 """The IREE compilers that this package works with, and which one an environment has.
 
-Read at the start of every Python process that imports the compiler, and by the build: it imports
-nothing but the standard library, and little of that.
+Read by every Python process that imports the compiler, and by the build.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 VERSION = "0.1.0"
 
-# Source revision of the compiler -> release of iree-base-compiler. The plugin mirrors C++ classes of
-# exactly these; tools/check_compiler.py tells what another one needs.
+# Source revision of the compiler -> release of iree-base-compiler. The plugin mirrors C++ classes
+# of exactly these; tools/check_compiler.py tells what another one needs.
 SUPPORTED = {"89ece87b89852100c0a4ac3d515e14842d090967": "3.13.0"}
 
 _REVISION = re.compile(r"[\"']IREE[\"']: [\"']([0-9a-f]{40})[\"']")
@@ -22,11 +21,11 @@ _METADATA_VERSION = re.compile(r"^Version: *(\S+)", re.MULTILINE)
 
 
 class Compiler(NamedTuple):
-    """An installed ``iree.compiler``: its release, its source revision ("" if unknown), its folder."""
+    """An installed ``iree.compiler``."""
 
-    version: str
-    revision: str
-    folder: str
+    version: str  # the release
+    revision: str  # of the source, "" if unknown
+    folder: Path
 
     @property
     def supported(self) -> bool:
@@ -35,11 +34,11 @@ class Compiler(NamedTuple):
 
 def find_compiler(search_path: Iterable[str]) -> Compiler | None:
     """The ``iree.compiler`` that an import would take from ``search_path`` (``iree.__path__``)."""
-    for entry in search_path:
-        folder = os.path.join(entry, "compiler")
-        if os.path.isfile(os.path.join(folder, "__init__.py")):
-            match = _REVISION.search(_read(os.path.join(folder, "version.py")))
-            return Compiler(_release(os.path.dirname(entry)), match[1] if match else "", folder)
+    for entry in map(Path, search_path):
+        folder = entry / "compiler"
+        if (folder / "__init__.py").is_file():
+            match = _REVISION.search(_read(folder / "version.py"))
+            return Compiler(_release(entry.parent), match[1] if match else "", folder)
     return None
 
 
@@ -56,22 +55,16 @@ def unsupported(compiler: Compiler) -> str:
     )
 
 
-def _release(packages: str) -> str:
-    try:
-        names = os.listdir(packages)
-    except OSError:
-        names = []
-    for name in names:
-        if name.startswith("iree_base_compiler-") and name.endswith(".dist-info"):
-            match = _METADATA_VERSION.search(_read(os.path.join(packages, name, "METADATA")))
-            if match:
-                return match[1]
+def _release(packages: Path) -> str:
+    for metadata in packages.glob("iree_base_compiler-*.dist-info/METADATA"):
+        match = _METADATA_VERSION.search(_read(metadata))
+        if match:
+            return match[1]
     return "an unknown version"
 
 
-def _read(path: str) -> str:
+def _read(path: Path) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

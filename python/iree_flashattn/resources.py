@@ -53,7 +53,7 @@ def kernel_table(backend: str) -> Path:
 def kernel_file(backend: str, name: str) -> Path:
     """A built kernel: an ELF object or bitcode, PTX or cubin, or a SPIR-V module.
 
-    In an installation its contents are what the build made, or this raises ``MissingResourceError``.
+    In an installation its contents are what the build made; else ``MissingResourceError``.
     """
     path = require(native_dir() / backend / name)
     if installed():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.environments import CPU_FLAGS, Environment, clean_variables
 
 PRELUDE = f"""
@@ -105,7 +106,10 @@ def test_the_same_output_as_the_command(
     run: Callable, compiler_environment: Environment, attention_mlir: Path, tmp_path: Path
 ) -> None:
     result = run(
-        f"iree_flashattn.activate(); open({str(tmp_path / 'in')!r}, 'wb').write(compile(sys.argv[1]))"
+        f"""
+iree_flashattn.activate()
+open({str(tmp_path / "in")!r}, "wb").write(compile(sys.argv[1]))
+"""
     )
     assert result.returncode == 0, result.stderr
     compiler_environment.compile(

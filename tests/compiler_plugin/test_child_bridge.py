@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from support.environments import PLUGIN_FLAG, Environment
 
-PATTERN = '''
+PATTERN = """
 from types import SimpleNamespace
 
 def rewrite_module(module):
     from iree.compiler import ir
     {body}
     return SimpleNamespace(sites=[SimpleNamespace(matched={matched})])
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from support.environments import CPU_FLAGS, PLUGIN_FLAG, Environment
 from support.wheel import ROOT
 

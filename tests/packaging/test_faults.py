@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from support.environments import CPU_FLAGS, PLUGIN_FLAG, Environment
 from support.wheel import ROOT
 

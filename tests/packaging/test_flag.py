@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from support.environments import CPU_FLAGS, PLUGIN_FLAG, Environment
 
 COMPILE_FILE = """

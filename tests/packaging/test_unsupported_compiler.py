@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.environments import CPU_FLAGS, PLUGIN_FLAG, Environment
 
 COMPILE_STR = """
@@ -74,9 +75,7 @@ def test_the_command_says_both_versions(
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_python_tools_say_both_versions(
-    environment: Environment, attention_mlir: Path
-) -> None:
+def test_the_python_tools_say_both_versions(environment: Environment, attention_mlir: Path) -> None:
     result = environment.run_python(COMPILE_STR, attention_mlir, *CPU_FLAGS, PLUGIN_FLAG)
     assert result.returncode == 0, result.stderr
     assert_says_both_versions(result.stdout)
