@@ -41,7 +41,7 @@ class Maker:
     def chance(self, p: float) -> bool:
         return bool(self.rng.random() < p)
 
-    def pick(self, items: list):  # noqa: ANN201
+    def pick(self, items: list):
         return items[int(self.rng.integers(len(items)))]
 
     def extent(self, labels: str) -> int:
@@ -297,7 +297,7 @@ class Maker:
         q, q_labels = self.operand("bngld", "d", scales=True)
         k, k_labels = self.operand("bnsd", "d", scales=True)
         v, v_labels = self.operand("bnse", "e", scales=False)
-        if repeat or not grouped and self.chance(0.5):
+        if repeat or (not grouped and self.chance(0.5)):
             k, k_labels = self.repeated(k, k_labels)
             v, v_labels = self.repeated(v, v_labels)
         s, labels = self.product(q, q_labels, k, k_labels, "bngls", "d")

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import iree.runtime as rt
 import numpy as np
 
-from iree_flashattn.compiling import compile_module
-
 from fuzzing.cases import Case, make_case
+from iree_flashattn.compiling import compile_module
 
 
 @dataclass

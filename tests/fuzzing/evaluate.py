@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from iree.compiler import ir
 
+from fuzzing.net import Net
 from iree_flashattn.raising.constants import operation_on_arrays
 from iree_flashattn.raising.expr import Apply, Const, Load, Node, Position
 from iree_flashattn.raising.term import Term
 from iree_flashattn.site import AttentionSite, View
-
-from fuzzing.net import Net
 
 
 def values_of(function: ir.Operation, net: Net) -> dict[ir.Value, np.ndarray]:
@@ -44,7 +43,7 @@ def build_term(term: Term, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
     axis_of = {a: i for i, a in enumerate(term.axes)}
     reader, rank = term.reader, len(term.axes)
 
-    def grid(lin) -> np.ndarray:  # noqa: ANN001
+    def grid(lin) -> np.ndarray:
         lin = reader.space.resolve(lin)
         total = np.full((1,) * rank, lin.const)
         for atom, c in lin.terms:

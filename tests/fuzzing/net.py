@@ -137,7 +137,7 @@ class Net:
         shape: tuple[int, ...],
         body: list[str],
         result: str,
-        compute,  # noqa: ANN001
+        compute,
         dtype: str = "f32",
     ) -> Val:
         """A parallel generic; operands come with the dims that they are read with."""
@@ -181,9 +181,10 @@ class Net:
         name = self._emit(text, *arrays)
         if len(outs) == 1:
             return [Val(name, arrays[0], outs[0].dtype)]
-        return [Val(f"{name}#{i}", a, o.dtype) for i, (a, o) in enumerate(zip(arrays, outs, strict=True))]
+        pairs = enumerate(zip(arrays, outs, strict=True))
+        return [Val(f"{name}#{i}", a, o.dtype) for i, (a, o) in pairs]
 
-    def unary(self, x: Val, op: str, compute) -> Val:  # noqa: ANN001
+    def unary(self, x: Val, op: str, compute) -> Val:
         dims = list(range(len(x.shape)))
         return self.elementwise([(x, dims)], x.shape, [f"%r = {op} %b0 : f32"], "%r", compute)
 

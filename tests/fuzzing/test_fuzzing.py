@@ -6,6 +6,7 @@ On demand, from the folder ``tests``: ``python -m fuzzing.runner FIRST_SEED COUN
 from __future__ import annotations
 
 import pytest
+
 from fuzzing.compiled import run_compiled
 from fuzzing.runner import run
 
@@ -36,7 +37,7 @@ def test_the_check_can_fail() -> None:
 
     original = runner.evaluate_site
 
-    def scaled(site, known):  # noqa: ANN001, ANN202
+    def scaled(site, known):
         site.scale *= 1.1
         return original(site, known)
 

@@ -12,12 +12,12 @@ from iree.compiler import ir
 
 from .axes import Lin
 from .expr import Apply, Const, Load, Node, Scalar
-from .reader import Reader, invert_map, image
+from .quotient import Softmax
+from .reader import Reader, image, invert_map
 from .refuse import Refuse
 from .region import Unsupported, compile_block, dtype_of, outer_scalar
 from .scores import Score, add_term, mask_with, parse_score, scale_by
 from .sizes import result_number
-from .softmax import Softmax
 from .structure import parse_maps
 from .unify import atoms_of
 

@@ -196,7 +196,7 @@ def _below(lin: Lin, n: Size) -> bool:
             if not isinstance(c, int) or not isinstance(atom.extent, int) or c < 0:
                 return False
             top += c * (atom.extent - 1)
-        return 0 <= lin.const and top < n
+        return lin.const >= 0 and top < n
     if lin.const != 0:
         return False
     length = dense_length(lin)

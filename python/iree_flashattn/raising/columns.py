@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .axes import ZERO, Lin, plus, size
 from .expr import Apply, Load, Node, Reduce
-from .reader import Reader, concat_pieces
+from .moves import concat_pieces
+from .reader import Reader
 
 
 def split_last_column(reader: Reader, reduce: Reduce) -> tuple[Lin, Node, Node] | None:
@@ -27,7 +28,7 @@ def split_last_column(reader: Reader, reduce: Reduce) -> tuple[Lin, Node, Node] 
     return axis, first, last
 
 
-def _boundary(reader: Reader, node: Node, atom, depth: int):  # noqa: ANN001, ANN202
+def _boundary(reader: Reader, node: Node, atom, depth: int):
     """Where a concatenation below the node changes pieces along the axis."""
     if depth == 0:
         return None
@@ -49,7 +50,7 @@ def _boundary(reader: Reader, node: Node, atom, depth: int):  # noqa: ANN001, AN
     return None
 
 
-def replace_axis(reader: Reader, node: Node, atom, lin: Lin) -> Node:  # noqa: ANN001
+def replace_axis(reader: Reader, node: Node, atom, lin: Lin) -> Node:
     """The node with one axis replaced by a form."""
     if isinstance(node, Load):
         coords = [_replaced(reader.space.resolve(c), atom, lin) for c in node.coords]
@@ -62,7 +63,7 @@ def replace_axis(reader: Reader, node: Node, atom, lin: Lin) -> Node:  # noqa: A
     return node
 
 
-def _replaced(form: Lin, atom, lin: Lin) -> Lin:  # noqa: ANN001
+def _replaced(form: Lin, atom, lin: Lin) -> Lin:
     result = Lin((), form.const)
     for a, c in form.terms:
         result = result.add(lin if a is atom else ZERO.add(Lin(((a, 1),))), c)

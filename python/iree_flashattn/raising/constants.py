@@ -18,7 +18,7 @@ _LARGEST = 1 << 24  # elements: a mask of 4096 x 4096
 _BLOB = re.compile(r'"0x([0-9A-Fa-f]*)"')
 
 
-class NotConstant(Exception):  # noqa: N818 - a verdict
+class NotConstant(Exception):
     """The expression has a value that is known only at run time, or is too big to look at."""
 
 
@@ -175,7 +175,7 @@ def evaluate(reader: Reader, node: Node, atoms: list[Atom]) -> np.ndarray:
     axis_of = {atom: i for i, atom in enumerate(atoms)}
     rank = len(atoms)
 
-    def grid(lin) -> np.ndarray:  # noqa: ANN001
+    def grid(lin) -> np.ndarray:
         lin = reader.space.resolve(lin)
         if not isinstance(lin.const, int):
             raise NotConstant

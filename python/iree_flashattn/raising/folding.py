@@ -101,7 +101,7 @@ def apply(name: str, args: tuple[Node, ...], dtype: str) -> Node:
         if linear is not None:
             return linear
     if name in ("index_cast", "index_castui", "extsi", "extui", "trunci"):
-        if isinstance(args[0], Position):
+        if isinstance(args[0], Position) and _keeps_value(name, args[0].lin, dtype):
             return Position(args[0].lin, dtype)
         return Apply(name, args, dtype)
     if name in ("andi", "ori") and dtype == "i1":
@@ -186,6 +186,16 @@ def as_lin(node: Node) -> Lin | None:
     if isinstance(node, Const) and isinstance(node.value, int):
         return Lin((), int(node.value))
     return None
+
+
+def _keeps_value(name: str, lin: Lin, dtype: str) -> bool:
+    """Whether a cast leaves a position as it is: positions fit 32 bits, and may be negative."""
+    if dtype not in ("index", "i64", "i32"):
+        return False
+    if name not in ("extui", "index_castui"):
+        return True
+    numbers = [c for _, c in lin.terms] + [lin.const]
+    return all(isinstance(n, int) and n >= 0 for n in numbers)
 
 
 def _linear(name: str, args: tuple[Node, ...]) -> Node | None:

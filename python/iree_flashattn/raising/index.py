@@ -19,6 +19,10 @@ _STARTS = frozenset(
 )
 
 
+def _is_exponential(op: ir.Operation) -> bool:
+    return "exp" in str(op.attributes["kind"])
+
+
 class Index:
     """Operations of a module by value, and those that a search starts from."""
 
@@ -46,9 +50,7 @@ class Index:
             return ir.WalkResult.SKIP
         elif name == "hal.executable":
             return ir.WalkResult.SKIP
-        elif name in _STARTS:
-            self.starts.append(op)
-        elif name == "linalg.elementwise" and "exp" in str(op.attributes["kind"]):
+        elif name in _STARTS or (name == "linalg.elementwise" and _is_exponential(op)):
             self.starts.append(op)
         elif name == "tensor.reshape":
             self.reshapes.append(op)

@@ -6,7 +6,8 @@ from iree.compiler import ir
 
 from .axes import Lin
 from .expr import Apply, Load, Node
-from .reader import Reader, concat_pieces
+from .moves import concat_pieces
+from .reader import Reader
 
 
 def has_product(reader: Reader, node: Node, depth: int = 40) -> bool:

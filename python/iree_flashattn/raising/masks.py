@@ -92,9 +92,9 @@ def _boolean_compare(reader: Reader, head: Apply) -> tuple[Node, bool] | None:
             inner = reader.head(inner.args[0])
         if getattr(inner, "dtype", "") != "i1":
             return None
-        if constant.value not in (0, False) and int(constant.value) != (-1 if signed else 1):
-            if a.dtype != "i1":  # type: ignore[attr-defined]
-                return None
+        usual = constant.value in (0, False) or int(constant.value) == (-1 if signed else 1)
+        if not usual and a.dtype != "i1":  # type: ignore[attr-defined]
+            return None
         wants = bool(constant.value) == (head.name == "cmpi.eq")
         return inner, not wants
     return None
@@ -190,7 +190,7 @@ def _not_negative(lin: Lin) -> bool:
     )
 
 
-def _affine_bounds(reader: Reader, node: Node, key: Lin, query: Lin):  # noqa: ANN202
+def _affine_bounds(reader: Reader, node: Node, key: Lin, query: Lin):
     """("always", or (lo, hi)) of one comparison of positions; None where it is another thing."""
     found = _comparison(reader, node)
     if found is None:

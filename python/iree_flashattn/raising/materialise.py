@@ -46,9 +46,9 @@ def _tensor(term: Term, build: Builder, built: Built) -> ir.Value:
     anchor = build.point.ref_operation
     if known is not None and anchor is not None:
         op = producer(known)
-        if op is not None and op.block == anchor.operation.block:
-            if op.is_before_in_block(anchor.operation):
-                return known
+        here = anchor.operation
+        if op is not None and op.block == here.block and op.is_before_in_block(here):
+            return known
     with build.context, build.location:
         built[key] = _Writer(term, build).write()
     return built[key]

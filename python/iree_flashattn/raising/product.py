@@ -12,11 +12,12 @@ from .attention_op import NAMES, Product, read_attention
 from .axes import Lin
 from .expr import Apply, Const, Load, Node
 from .operands import operand_atoms
-from .reader import Reader
+from .quotient import Softmax, match_quotient
+from .reader import Reader, invert_map
 from .refuse import Refuse, describe
 from .scores import axes_of_dot, score_of_terms
 from .sizes import result_number
-from .softmax import Softmax, _match_quotient, match_softmax
+from .softmax import match_softmax
 from .structure import parse_maps
 from .unify import atoms_of, depends, strip_casts
 
@@ -90,7 +91,7 @@ def _late_division(reader: Reader, numerator: Node, denominator: Node) -> Produc
     first: Refuse | None = None
     for p, v in ((left, right), (right, left)):
         try:
-            softmax = _match_quotient(reader, p, denominator, keys, atoms_of(reader, keys))
+            softmax = match_quotient(reader, p, denominator, keys, atoms_of(reader, keys))
         except Refuse as refuse:
             first = first or refuse
             continue
@@ -111,8 +112,6 @@ def _online(reader: Reader, op: ir.Operation, load: Load, denominator: Node) -> 
     maps = parse_maps(op.attributes["indexing_maps"])
     if maps is None:
         raise Refuse(rule, "the indexing maps are not linear", name)
-    from .reader import invert_map
-
     out = invert_map(maps[-3], load.coords, 16)
     rows = invert_map(maps[-1], row_sum.coords, 16)
     if out is None or rows is None:
@@ -120,11 +119,12 @@ def _online(reader: Reader, op: ir.Operation, load: Load, denominator: Node) -> 
     for a, b in zip(out, rows, strict=True):
         if b is not None and (a is None or reader.space.resolve(a) != reader.space.resolve(b)):
             raise Refuse(rule, "the row sums are read at other rows", name)
-    for position, wanted in ((-3, {0.0}), (-2, None), (-1, {0.0})):
-        init = reader.head(reader.load(op.operands[len(op.operands) + position],
-                                       [Lin()] * op.operands[len(op.operands) + position].type.rank))
-        value = float(init.value) if isinstance(init, Const) else None
-        if value is None or (wanted is not None and value not in wanted) or value > 0:
+    operands = list(op.operands)
+    for position in (-3, -2, -1):  # accumulator, row maxima, row sums
+        init = operands[position]
+        start = reader.head(reader.load(init, [Lin()] * init.type.rank))
+        value = float(start.value) if isinstance(start, Const) else None
+        if value is None or (position != -2 and value != 0) or value > 0:
             raise Refuse(rule, "the online attention goes on from earlier results", name)
     return read_attention(reader, op, load)
 

@@ -10,18 +10,14 @@ from __future__ import annotations
 
 from iree.compiler import ir
 
-from .axes import ZERO, Lin, Size, Space, plus, size
-from .expr import Apply, Const, Load, Node, Reduce
+from .axes import ZERO, Lin, Size, Space
+from .expr import Apply, Load, Node, Reduce
 from .folding import apply
-from .index import Index
-from .region import Program, Unsupported, compile_block, constant_node, dtype_of, outer_scalar
-from .sizes import Sizes, result_number, segments
-from .structure import LinalgOp, Map, parse_linalg
-
-_REDUCERS = {
-    "addf": "add", "maximumf": "max", "maxnumf": "max", "minimumf": "min", "minnumf": "min",
-    "ori": "or", "andi": "and", "mulf": "mul", "addi": "addi",
-}  # fmt: skip
+from .moves import STRUCTURAL
+from .region import outer_scalar, scalar_name
+from .shared import Shared
+from .sizes import result_number
+from .structure import LinalgOp, Map
 
 
 class Reader:
@@ -85,7 +81,7 @@ class Reader:
         if op is None:
             return None
         name = op.name
-        rule = _STRUCTURAL.get(name)
+        rule = STRUCTURAL.get(name)
         if rule is not None:
             return rule(self, op, load)
         if name.startswith("linalg."):
@@ -205,8 +201,6 @@ class Reader:
         return self.head(self.load(info.outs[number], coords))
 
     def _tensor_arith(self, op: ir.Operation, load: Load) -> Node | None:
-        from .region import scalar_name
-
         if op.name == "arith.constant":
             return self.shared.splat(op)
         name = scalar_name(op)
@@ -219,85 +213,6 @@ class Reader:
             else:
                 arguments.append(outer_scalar(v, self.sizes))
         return apply(name, tuple(arguments), load.dtype)
-
-
-class Shared:
-    """What is known of a module's ops, whatever the question: parsed once."""
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
-        self.sizes = Sizes(index)
-        self.globals = index.globals
-        self._linalg: dict[ir.Operation, LinalgOp | None] = {}
-        self._programs: dict[ir.Operation, Program | None] = {}
-        self._elements: dict[ir.Type, str] = {}
-        self._reducers: dict[tuple[ir.Operation, int], tuple[str, int] | None] = {}
-        self._splats: dict[ir.Operation, Const | None] = {}
-
-    def element(self, value: ir.Value) -> str:
-        kind = value.type
-        known = self._elements.get(kind)
-        if known is None:
-            known = self._elements[kind] = dtype_of(kind.element_type)
-        return known
-
-    def linalg(self, op: ir.Operation) -> LinalgOp | None:
-        if op not in self._linalg:
-            self._linalg[op] = parse_linalg(op)
-        return self._linalg[op]
-
-    def program(self, info: LinalgOp) -> Program | None:
-        key = info.op
-        if key not in self._programs:
-            try:
-                self._programs[key] = compile_block(info.op, self.index, self.sizes)
-            except Unsupported:
-                self._programs[key] = None
-        return self._programs[key]
-
-    def reducer(self, info: LinalgOp, number: int) -> tuple[str, int] | None:
-        """(combination, position of the accumulator in it) of one result of a reducing body."""
-        key = (info.op, number)
-        if key not in self._reducers:
-            self._reducers[key] = self._find_reducer(info, number)
-        return self._reducers[key]
-
-    def _find_reducer(self, info: LinalgOp, number: int) -> tuple[str, int] | None:
-        assert info.body is not None
-        accumulator = info.body.arguments[len(info.ins) + number]
-        terminator = self.index.body(info.op)[-1]
-        op = self.index.producer(terminator.operands[number])
-        if op is None:
-            return None
-        combine = _REDUCERS.get(op.name.partition(".")[2])
-        if combine is None:
-            return None
-        for side in (0, 1):
-            if op.operands[side] == accumulator and op.operands[1 - side] != accumulator:
-                return combine, side
-        return None
-
-    def splat(self, op: ir.Operation) -> Const | None:
-        if op not in self._splats:
-            self._splats[op] = _splat(op.attributes["value"])
-        return self._splats[op]
-
-
-def _splat(attribute: ir.Attribute) -> Const | None:
-    if isinstance(attribute, ir.DenseElementsAttr):
-        if attribute.is_splat:
-            return scalar_attribute(attribute.get_splat_value())
-    return None
-
-
-def scalar_attribute(attribute: ir.Attribute) -> Const | None:
-    if isinstance(attribute, ir.FloatAttr):
-        return Const(attribute.value, str(attribute.type))
-    if isinstance(attribute, (ir.IntegerAttr, ir.BoolAttr)):
-        dtype = str(attribute.type)
-        value = attribute.value
-        return Const(bool(value) if dtype == "i1" else value, dtype)
-    return None
 
 
 def image(mapping: Map, loops: list[Lin]) -> list[Lin]:
@@ -329,144 +244,3 @@ def invert_map(mapping: Map, coords: tuple[Lin, ...], loops: int) -> list[Lin | 
             return None
         found[loop] = lin
     return found
-
-
-# -- structural ops: coordinates of the source ----------------------------------------------------
-def _groups(op: ir.Operation) -> list[list[int]]:
-    return [[int(x.value) for x in g] for g in op.attributes["reassociation"]]
-
-
-def _fill(reader: Reader, op: ir.Operation, load: Load) -> Node:
-    return outer_scalar(op.operands[0], reader.sizes)
-
-
-def _expand_shape(reader: Reader, op: ir.Operation, load: Load) -> Node:
-    shape = reader.sizes.shape(load.value)
-    coords = []
-    for group in _groups(op):
-        lin = ZERO
-        for d in group:
-            lin = lin.scaled(shape[d]).add(load.coords[d])
-        coords.append(lin)
-    return reader.load(op.operands[0], coords)
-
-
-def _collapse_shape(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
-    source = op.operands[0]
-    shape = reader.sizes.shape(source)
-    coords: list[Lin] = []
-    for group, lin in zip(_groups(op), load.coords, strict=True):
-        parts = reader.space.delinearize(lin, [shape[d] for d in group])
-        if parts is None:
-            return None
-        coords.extend(parts)
-    return reader.load(source, coords)
-
-
-def _reshape(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
-    source = op.operands[0]
-    lin = ZERO
-    for n, c in zip(reader.sizes.shape(load.value), load.coords, strict=True):
-        lin = lin.scaled(n).add(c)
-    parts = reader.space.delinearize(lin, list(reader.sizes.shape(source)))
-    return None if parts is None else reader.load(source, parts)
-
-
-def _mixed(static: list[int], dynamic: list[ir.Value], sizes: Sizes) -> list:
-    values = iter(dynamic)
-    return [sizes.of_index(next(values)) if s == -(2**63) else s for s in static]
-
-
-def _extract_slice(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
-    parts = segments(op)
-    offsets = _mixed(list(op.attributes["static_offsets"]), parts[1], reader.sizes)
-    lengths = _mixed(list(op.attributes["static_sizes"]), parts[2], reader.sizes)
-    strides = _mixed(list(op.attributes["static_strides"]), parts[3], reader.sizes)
-    result = reader.sizes.shape(load.value)
-    surplus = len(lengths) - len(result)
-    coords, position = [], 0
-    for offset, length, stride in zip(offsets, lengths, strides, strict=True):
-        dropped = (
-            surplus and length == 1 and (position >= len(result) or result[position] != 1)
-        )
-        if dropped:
-            surplus -= 1
-            lin = ZERO
-        else:
-            lin = load.coords[position]
-            position += 1
-        coords.append(lin.scaled(stride).add(Lin((), offset)))
-    return None if surplus else reader.load(op.operands[0], coords)
-
-
-def concat_pieces(reader: Reader, op: ir.Operation) -> list[tuple[ir.Value, object, object]]:
-    """(operand, its first coordinate, one past its last) along the concatenated dimension."""
-    dim = op.attributes["dim"].value
-    start: object = 0
-    pieces = []
-    for operand in op.operands:
-        end = plus(start, reader.sizes.shape(operand)[dim])  # type: ignore[arg-type]
-        pieces.append((operand, start, end))
-        start = end
-    return pieces
-
-
-def span(lin: Lin) -> tuple[object, object]:
-    """(least, one past the largest) value of a form with coefficients that are not negative."""
-    end = lin.const
-    for atom, c in lin.terms:
-        end = plus(end, size(c * plus(atom.extent, -1)))
-    return lin.const, plus(end, 1)
-
-
-def _at_most(a: object, b: object) -> bool:
-    difference = plus(b, -1 * a)  # type: ignore[operator,arg-type]
-    if isinstance(difference, int):
-        return difference >= 0
-    # sizes are never negative
-    return all(c >= 0 for c in difference.terms.values())
-
-
-def _concat(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
-    dim = op.attributes["dim"].value
-    low, high = span(load.coords[dim])
-    for operand, start, end in concat_pieces(reader, op):
-        if _at_most(start, low) and _at_most(high, end):
-            coords = list(load.coords)
-            coords[dim] = coords[dim].add(Lin((), start), -1)  # type: ignore[arg-type]
-            return reader.load(operand, coords)
-    return None
-
-
-def _tensor_cast(reader: Reader, op: ir.Operation, load: Load) -> Node:
-    return reader.load(op.operands[0], load.coords)
-
-
-def _from_elements(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
-    if len(op.operands) == 1:
-        return outer_scalar(op.operands[0], reader.sizes)
-    return None
-
-
-def _global_load(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
-    target = reader.shared.globals.get(str(op.attributes["global"]).lstrip("@"))
-    if target is None or "is_mutable" in target.attributes:
-        return None
-    if "initial_value" not in target.attributes:
-        return None
-    return _splat(target.attributes["initial_value"])
-
-
-_STRUCTURAL = {
-    "linalg.fill": _fill,
-    "tensor.expand_shape": _expand_shape,
-    "tensor.collapse_shape": _collapse_shape,
-    "tensor.reshape": _reshape,
-    "tensor.extract_slice": _extract_slice,
-    "tensor.concat": _concat,
-    "tensor.cast": _tensor_cast,
-    "tensor.from_elements": _from_elements,
-    "util.global.load": _global_load,
-}
-
-__all__ = ["Reader", "Shared", "constant_node"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Refuse(Exception):  # noqa: N818 - it is a verdict, not an error
+class Refuse(Exception):
     """``rule`` cannot go on; ``subject`` names the op or value at fault."""
 
     def __init__(self, rule: str, reason: str, subject: str = "") -> None:
@@ -13,10 +13,10 @@ class Refuse(Exception):  # noqa: N818 - it is a verdict, not an error
         self.subject = subject
 
 
-def describe(reader, node) -> str:  # noqa: ANN001
+def describe(reader, node) -> str:
     """A short name for an expression: its operation or the op that made the loaded value."""
     from .expr import Apply, Const, Load
-    
+
     node = reader.head(node)
     if isinstance(node, Load):
         op = reader.producer(node.value)

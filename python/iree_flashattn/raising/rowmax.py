@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from .exponent import Term
 from .expr import Apply, Const, Load, Node, Reduce
 from .leaves import find_product
 from .reader import Reader
 from .unify import Unifier, atoms_of, depends, strip_casts
-
-Term = tuple[int, Node]
 
 
 def drop_row_maxima(

@@ -13,12 +13,12 @@ import math
 from dataclasses import dataclass, field
 
 from .axes import Lin
+from .exponent import Term
 from .expr import Apply, Const, Load, Node
 from .folding import apply, negate, rounded
 from .leaves import has_product
 from .reader import Reader
 from .refuse import Refuse, describe
-from .rowmax import Term
 from .unify import Unifier, depends, strip_casts
 
 RULE = "scores"

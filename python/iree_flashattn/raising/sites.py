@@ -12,8 +12,9 @@ from .axes import Lin
 from .expr import Load
 from .index import Index
 from .product import Product, read_product
-from .reader import Reader, Shared
+from .reader import Reader
 from .refuse import Refuse
+from .shared import Shared
 from .walk import candidate_products, forward_chain
 from .weights import place
 

@@ -61,7 +61,7 @@ def _unit_axes(strides: list[Size], groups: list[list[Atom]]) -> list[Size]:
     return result
 
 
-def _view(value, dtype: str, strides: list[Size], offset: Size) -> View:  # noqa: ANN001
+def _view(value, dtype: str, strides: list[Size], offset: Size) -> View:
     return View(
         value, dtype, tuple(Extent.of(s) for s in strides), Extent.of(offset)  # type: ignore[arg-type]
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iree.compiler import ir
 
-from .reader import Shared
+from .shared import Shared
 from .structure import LinalgOp
 
 _MOVES = frozenset(
@@ -25,7 +25,7 @@ def candidate_products(start: ir.Operation, shared: Shared, seen: set) -> list[i
                     continue
                 seen.add(op)
                 name = op.name
-                if name in _MOVES or name.startswith(("arith.", "math.")) or name == "tensor.concat":
+                if name in _MOVES or name.startswith(("arith.", "math.", "tensor.concat")):
                     following.extend(op.results)
                 elif name.startswith("linalg."):
                     info = shared.linalg(op)
@@ -76,7 +76,7 @@ def _body_kind(info: LinalgOp, value: ir.Value, shared: Shared) -> str | None:
     if info.ins.count(value) != 1:
         return None
     names = [op.name for op in shared.index.body(info.op)]
-    if names in (["linalg.yield"], ["arith.truncf", "linalg.yield"], ["arith.extf", "linalg.yield"]):
+    if len(names) <= 2 and set(names) <= {"linalg.yield", "arith.truncf", "arith.extf"}:
         return "move" if len(info.ins) == 1 else None
     inner = set(names) - {"linalg.yield", "arith.truncf", "arith.extf"}
     if inner and inner <= {"arith.divf", "arith.mulf"} and len(info.ins) == 2:
