@@ -115,6 +115,9 @@ def unserved(row: Kernel, site: AttentionSite, target: Target) -> str | None:
         return f"lacks {', '.join(lacking)}"
     if limit := _head_dim_limit(row, int(site.dk), int(site.dv)):
         return limit
+    rules = _backend_rules(target)
+    if hasattr(rules, "refuses") and (reason := rules.refuses(row, site)):
+        return reason
     low, high = row.rows_min, row.rows_max
     rows = site.q_len.static
     if low > 1 and (rows is None or rows < low):

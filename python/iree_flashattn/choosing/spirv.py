@@ -10,9 +10,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from .demands import operands
+
 if TYPE_CHECKING:
     from ..catalog import Kernel
+    from ..extent import Extent
+    from ..site import AttentionSite
     from ..target import Target
+
+_MAX_BUFFER = 2**32 - 1  # bytes: VkPhysicalDeviceLimits::maxStorageBufferRange is 32 bits
+_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i1": 1, "i8": 1}
 
 # Queries of the Vulkan driver ("vulkan.feature") that a target's types answer: (list, type).
 _IMPLIED = {
@@ -47,6 +54,27 @@ def missing(row: Kernel, target: Target) -> str:
         if limit and needed > limit[0]:
             return f"{needed} {what} (the target allows {limit[0]})"
     return ""
+
+
+def refuses(row: Kernel, site: AttentionSite) -> str | None:
+    """Why the row cannot serve the site on any device of the target."""
+    for name, (view, rows, columns) in operands(site).items():
+        heads = site.kv_heads if name in ("K", "V") else site.heads
+        last = view.offset
+        for extent, stride in zip((site.batch, heads, rows, columns), view.strides, strict=True):
+            last = last + (extent - 1) * stride
+        size = last.static
+        if size is not None and (size + 1) * _BYTES[view.dtype] > _MAX_BUFFER:
+            return f"{name} takes over 4 GiB, the most that a storage buffer holds"
+        if row.extra.get("aligned") and name in ("Q", "K", "V"):
+            steps = (view.offset, *view.strides[:3])
+            if view.strides[3] != 1 or not all(_multiple(step, 8) for step in steps):
+                return f"{name} does not lie in whole 16-byte units"
+    return None
+
+
+def _multiple(extent: Extent, divisor: int) -> bool:
+    return all(coefficient % divisor == 0 for coefficient in extent.terms.values())
 
 
 def device_checks(row: Kernel, target: Target) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -1,0 +1,243 @@
+"""Runs Vulkan kernels on the first Vulkan device, through the stock compiler and runtime.
+
+A module takes the 32 constants and the workgroup counts as arguments and passes flat byte buffers
+to one dispatch, so that one compiled module serves every problem.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from iree_flashattn import operands, resources
+from iree_flashattn.abi import WORD, WORD_COUNT
+from iree_flashattn.catalog import Kernel, kernels
+from iree_flashattn.operands import Operands
+from numpy.typing import NDArray
+
+TARGET = '#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {}>'
+INPUTS = {"forward": 6, "partial": 6, "combine": 3}
+OUTPUTS = {"forward": 1, "partial": 2, "combine": 1}
+
+
+@cache
+def why_no_device() -> str:
+    """Empty where a Vulkan device can be opened, otherwise the reason."""
+    try:
+        import iree.runtime as rt
+
+        devices = rt.get_driver("vulkan").query_available_devices()
+    except Exception as error:  # whatever a missing loader or driver raises
+        return f"no Vulkan driver (Debian: mesa-vulkan-drivers): {str(error).splitlines()[0]}"
+    return "" if devices else "no Vulkan device (Debian: mesa-vulkan-drivers)"
+
+
+@cache
+def config():
+    import iree.runtime as rt
+
+    atexit.register(_release)
+    return rt.Config(device=rt.get_device("vulkan"))
+
+
+def _release() -> None:
+    """The device has to go before the interpreter takes the runtime apart."""
+    for cached in (config, query, _module):
+        cached.cache_clear()
+    gc.collect()
+
+
+def compile_text(text: str) -> bytes:
+    from iree.compiler import compile_str
+
+    return compile_str(
+        text, extra_args=["--iree-hal-target-device=vulkan", "--iree-input-type=none"]
+    )
+
+
+class Program:
+    """A compiled module whose function is @main, on the Vulkan device."""
+
+    def __init__(self, vmfb: bytes) -> None:
+        import iree.runtime as rt
+
+        self.context = rt.SystemContext(config=config())
+        module = rt.VmModule.copy_buffer(self.context.instance, vmfb)
+        self.context.add_vm_module(module)
+        self.function = module.lookup_function("main")
+
+    def call(self, numbers: list[int], buffers: list) -> list:
+        import iree.runtime as rt
+
+        arguments, results = rt.VmVariantList(64), rt.VmVariantList(4)
+        for number in numbers:
+            arguments.push_int(number)
+        for buffer in buffers:
+            arguments.push_ref(buffer)
+        self.context.vm_context.invoke(self.function, arguments, results)
+        return [results.get_as_object(i, rt.HalBufferView) for i in range(len(results))]
+
+
+@cache
+def query(category: str, key: str) -> int:
+    """What the device answers to ``hal.device.query``; 0 where it does not know the key."""
+    program = Program(
+        compile_text(f"""
+util.func public @main() -> i32 {{
+  %zero = arith.constant 0 : index
+  %device = hal.devices.get %zero : !hal.device
+  %ok, %value = hal.device.query<%device : !hal.device>
+    key("{category}" :: "{key}") : i1, i32 = 0 : i32
+  util.return %value : i32
+}}""")
+    )
+    import iree.runtime as rt
+
+    arguments, results = rt.VmVariantList(0), rt.VmVariantList(1)
+    program.context.vm_context.invoke(program.function, arguments, results)
+    return results.get_variant(0)
+
+
+def why_not(kernel: Kernel) -> str:
+    """Why the row cannot run on this machine, or an empty string."""
+    if reason := why_no_device():
+        return reason
+    file = resources.native_dir() / "spirv" / f"{kernel.name}.spv"
+    if not file.is_file():
+        return f"not built: {file.name} (plugin/spirv/build.py says what is missing)"
+    for key in kernel.target.get("device", ()):
+        if query("vulkan.feature", key) != 1:
+            return f"the device has no {key}"
+    size = query("vulkan.device", "subgroup_size")
+    if size not in kernel.target.get("subgroup", [size]):
+        return f"the device has subgroups of {size}, not of {kernel.target['subgroup']}"
+    return ""
+
+
+@cache
+def _module(name: str) -> Program:
+    (kernel,) = (k for k in kernels("spirv") if k.name == name)
+    inputs, outputs = INPUTS[kernel.role], OUTPUTS[kernel.role]
+    path = resources.kernel_file("spirv", f"{name}.spv")
+    read = ["#hal.pipeline.binding<storage_buffer, ReadOnly>"] * inputs
+    write = ["#hal.pipeline.binding<storage_buffer>"] * outputs
+    numbers = [f"%word{i}" for i in range(WORD_COUNT)]
+    sizes = [f"%size{i}" for i in range(outputs)]
+    views = [f"%view{i}" for i in range(inputs)]
+    imports = "".join(
+        f"  %dim{i} = hal.buffer_view.dim<%view{i} : !hal.buffer_view>[0] : index\n"
+        f"  %in{i} = hal.tensor.import %view{i} : !hal.buffer_view -> tensor<?xi8>{{%dim{i}}}\n"
+        for i in range(inputs)
+    )
+    types = ["i32"] * WORD_COUNT + [f"tensor<?xi8>{{%dim{i}}}" for i in range(inputs)]
+    results = [f"%out{i}" for i in range(outputs)]
+    exports = "".join(
+        f"  %back{i} = hal.tensor.export %out{i} : tensor<?xi8>{{%size{i}}} -> !hal.buffer_view\n"
+        for i in range(outputs)
+    )
+    return Program(
+        compile_text(f"""
+hal.executable private @kernel {{
+  hal.executable.variant public @spirv target({TARGET})
+      objects([#hal.executable.object<{{path = "{path}"}}>]) {{
+    hal.executable.export public @{name} ordinal(0)
+        layout(#hal.pipeline.layout<constants = {WORD_COUNT}, bindings = [{", ".join(read + write)}]>)
+        count(%device: !hal.device, %x: index, %y: index, %z: index) -> (index, index, index) {{
+      hal.return %x, %y, %z : index, index, index
+    }}
+  }}
+}}
+util.func public @main({", ".join(f"{n}: i32" for n in numbers)}, %x: index, %y: index, %z: index,
+    {", ".join(f"{n}: index" for n in sizes)}, {", ".join(f"{n}: !hal.buffer_view" for n in views)})
+    -> ({", ".join(["!hal.buffer_view"] * outputs)}) {{
+{imports}
+  {", ".join(results)} = flow.dispatch @kernel::@spirv::@{name}[%x, %y, %z](
+      {", ".join(numbers + [f"%in{i}" for i in range(inputs)])}) : ({", ".join(types)})
+      -> ({", ".join(f"tensor<?xi8>{{{n}}}" for n in sizes)})
+{exports}
+  util.return {", ".join(f"%back{i}" for i in range(outputs))} : {", ".join(["!hal.buffer_view"] * outputs)}
+}}""")
+    )
+
+
+def upload(array: NDArray | None):
+    """A byte buffer on the device; a few bytes stand for an operand that is absent or empty."""
+    import iree.runtime as rt
+
+    bytes_ = np.zeros(4, np.uint8)
+    if array is not None and array.size:
+        bytes_ = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    view = config().device.allocator.allocate_buffer_copy(
+        memory_type=int(rt.MemoryType.DEVICE_LOCAL),
+        allowed_usage=int(rt.BufferUsage.DEFAULT),
+        device=config().device,
+        buffer=bytes_,
+        element_type=rt.HalElementType.SINT_8,
+    )
+    return view
+
+
+def download(view, dtype) -> NDArray:
+    """A copy on the host, through a staging buffer.
+
+    ``DeviceArray.to_host`` of iree-base-runtime 3.13.0 imports host memory without regard for
+    Vulkan's alignment rule and fails; this can go when it does not.
+    """
+    import iree.runtime as rt
+
+    device, source = config().device, view.get_buffer()
+    size = source.byte_length()
+    staging = device.allocator.allocate_buffer(
+        memory_type=int(rt.MemoryType.HOST_LOCAL | rt.MemoryType.DEVICE_VISIBLE),
+        allowed_usage=int(rt.BufferUsage.TRANSFER_TARGET | rt.BufferUsage.MAPPING_SCOPED),
+        allocation_size=size,
+    )
+    done = device.create_semaphore(0)
+    device.queue_copy(
+        source,
+        staging,
+        wait_semaphores=rt.HalFence.create_at(done, 0),
+        signal_semaphores=rt.HalFence.create_at(done, 1),
+    )
+    rt.HalFence.create_at(done, 1).wait()
+    return staging.map().asarray((size,), np.dtype(np.uint8)).copy().view(dtype)
+
+
+@dataclass(frozen=True)
+class Shape:
+    words: NDArray[np.uint32]
+    grid: tuple[int, ...]
+
+    def numbers(self, sizes: list[int]) -> list[int]:
+        return [int(w) for w in self.words.view(np.int32)] + list(self.grid) + sizes
+
+
+def _shape(kernel: Kernel, made: Operands, splits: int) -> Shape:
+    p, words = made.problem, made.words.copy()
+    words[WORD["SPLITS"]] = splits
+    sizes = dict(batch=p.batch, heads=p.heads, kv_heads=p.kv_heads, q_len=p.q_len, splits=splits)
+    return Shape(words, kernel.grid_size(sizes))
+
+
+def run(kernel: Kernel, made: Operands, splits: int = 3) -> None:
+    """Fills ``made.o``: by a forward row, or by a partial row over ``splits`` ranges and its merge."""
+    p = made.problem
+    if p.q_len == 0:  # a dispatch without workgroups; its result is empty
+        return
+    given = [made.q.buffer, made.k.buffer, made.v.buffer, made.mask, made.bias, made.sinks]
+    buffers = [upload(x) for x in given]
+    out_bytes = made.o.buffer.nbytes
+    if kernel.role == "forward":
+        shape = _shape(kernel, made, 1)
+        (out,) = _module(kernel.name).call(shape.numbers([out_bytes]), buffers)
+    else:
+        lines = splits * p.batch * p.heads * p.q_len
+        shape = _shape(kernel, made, splits)
+        parts = _module(kernel.name).call(shape.numbers([lines * p.dv * 4, lines * 8]), buffers)
+        (merge,) = (k for k in kernels("spirv") if k.name == kernel.combine)
+        numbers = _shape(merge, made, splits).numbers([out_bytes])
+        (out,) = _module(merge.name).call(numbers, [*parts, buffers[5]])
+    made.o.buffer[...] = download(out, operands.STORAGE[p.element])
