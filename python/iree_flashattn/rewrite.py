@@ -89,6 +89,13 @@ def _serve(
         return refuse(
             "target", "the module names no device; compile with --iree-hal-target-device="
         )
+    if len({target.backend for target in targets}) > 1:
+        # The 3.13 compiler crashes on one dispatch with kernels of several back ends.
+        return refuse(
+            "emit.variants",
+            "the site may run on devices of different kinds; place it on one with stream.affinity",
+            ", ".join(str(target) for target in targets),
+        )
     if found := outside(site):
         return refuse("emit.bounds", *found)
     choices: list[tuple[Target, Choice]] = []

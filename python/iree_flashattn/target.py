@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -126,13 +126,14 @@ class Devices:
         affinity = affinity_of(op)
         names = _symbols(str(affinity)) if affinity is not None else []
         if not names:
-            names = self._where_unplaced_ops_run()
+            names = self._where_unplaced_ops_run
         key = tuple(names)
         if key not in self._targets:
             texts = [text for name in names for text in self._of_device(name, frozenset())]
             self._targets[key] = [parse_target(text) for text in dict.fromkeys(texts)]
         return self._targets[key]
 
+    @cached_property
     def _where_unplaced_ops_run(self) -> list[str]:
         """The default device, or any device where operands may pull the op to another one."""
         default = self._module.operation.attributes

@@ -303,3 +303,33 @@ def test_environment_of_a_compile_does_not_leak() -> None:
     before = dict(os.environ)
     environment(True)
     assert dict(os.environ) == before
+
+
+TWO_DEVICES = [
+    "--iree-hal-target-device=local",
+    "--iree-hal-target-device=vulkan",
+    "--iree-hal-local-target-device-backends=llvm-cpu",
+    "--iree-llvmcpu-target-cpu=host",
+]
+
+
+def test_default_device_of_two() -> None:
+    """Nothing is placed, so everything runs on the first device and its kernel is enough."""
+    (site,) = compile_module(modules.fused(PROBLEM), TWO_DEVICES, options=UNGATED).sites
+    assert site["matched"]
+    assert "_avx" in site["kernel"] or "_neon" in site["kernel"] or "_sse2" in site["kernel"]
+
+
+def test_devices_of_different_kinds() -> None:
+    """A device that is either a CPU or a GPU: declined, and the site keeps its stock code."""
+    flags = [
+        "--iree-hal-target-device=local,vulkan",
+        *TWO_DEVICES[2:],
+        "--compile-to=preprocessing",
+    ]
+    done = compile_module(modules.fused(PROBLEM), flags, options=UNGATED)
+    (site,) = done.sites
+    assert (site["matched"], site["rule"]) == (False, "emit.variants")
+    assert "llvm-cpu" in site["subject"]
+    assert "vulkan-spirv" in site["subject"]
+    assert b"iree_linalg_ext.attention" in done.vmfb

@@ -1,0 +1,132 @@
+"""Models compiled for Vulkan with the plugin, run by the stock runtime."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from iree_flashattn.compiling import CompileError, compile_module
+from support.accuracy import TINY, largest_error
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernels" / "spirv"))
+import spirv_device  # noqa: E402
+
+FLAGS = ("--iree-hal-target-device=vulkan",)
+needs_device = pytest.mark.skipif(
+    bool(spirv_device.why_no_device()), reason=spirv_device.why_no_device() or "-"
+)
+
+
+class Attention(torch.nn.Module):
+    def __init__(self, **options) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, q, k, v):
+        return sdpa(q, k, v, **self.options)
+
+
+def exported(module: torch.nn.Module, *arguments: torch.Tensor) -> bytes:
+    from iree.turbine import aot
+
+    return str(aot.export(module, *arguments).mlir_module).encode()
+
+
+def run(vmfb: bytes, function: str, *arrays: np.ndarray) -> np.ndarray:
+    import iree.runtime as rt
+
+    config = spirv_device.config()
+    context = rt.SystemContext(config=config)
+    context.add_vm_module(rt.VmModule.copy_buffer(context.instance, vmfb))
+    (name,) = [n for n in context.modules if n != "hal"]
+    result = context.modules[name][function](*arrays)
+    view = result._buffer_view
+    return spirv_device.download(view, result.dtype).reshape(view.shape)
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["f32", "f16"])
+@pytest.mark.parametrize(
+    ("shape", "keys", "options"),
+    [
+        ((2, 3, 50, 64), 50, {}),
+        ((1, 4, 37, 40), 37, {"is_causal": True}),
+        ((1, 8, 33, 128), 70, {}),
+        ((1, 4, 1, 64), 1000, {}),
+    ],
+    ids=["plain", "causal", "cross", "decode"],
+)
+def test_torch_sdpa(dtype, shape, keys, options):
+    torch.manual_seed(0)
+    batch, heads, _, dim = shape
+    q = torch.randn(shape).to(dtype)
+    k, v = (torch.randn(batch, heads, keys, dim).to(dtype) for _ in range(2))
+    source = exported(Attention(**options), q, k, v)
+    done = compile_module(source, flags=FLAGS)
+    assert [site["matched"] for site in done.sites] == [True], done.sites
+    got = run(done.vmfb, "main", q.numpy(), k.numpy(), v.numpy())
+    exact = sdpa(q.double(), k.double(), v.double(), **options).numpy()
+    theirs = largest_error(sdpa(q, k, v, **options).float().numpy(), exact)
+    element = {torch.float32: "f32", torch.float16: "f16"}[dtype]
+    assert largest_error(got, exact) <= 2 * theirs + TINY[element]
+
+
+@needs_device
+def test_dynamic_sizes():
+    source = """
+    func.func @main(%q: tensor<2x?x64xf32>, %k: tensor<2x?x64xf32>, %v: tensor<2x?x64xf32>)
+        -> tensor<2x?x64xf32> {
+      %one = arith.constant 1 : index
+      %rows = tensor.dim %q, %one : tensor<2x?x64xf32>
+      %scale = arith.constant 0.125 : f32
+      %empty = tensor.empty(%rows) : tensor<2x?x64xf32>
+      %out = iree_linalg_ext.attention <{indexing_maps = [
+          affine_map<(b, m, n, k1, k2) -> (b, m, k1)>, affine_map<(b, m, n, k1, k2) -> (b, k2, k1)>,
+          affine_map<(b, m, n, k1, k2) -> (b, k2, n)>, affine_map<(b, m, n, k1, k2) -> ()>,
+          affine_map<(b, m, n, k1, k2) -> (b, m, n)>]}>
+        ins(%q, %k, %v, %scale
+            : tensor<2x?x64xf32>, tensor<2x?x64xf32>, tensor<2x?x64xf32>, f32)
+        outs(%empty : tensor<2x?x64xf32>) {
+      ^bb0(%score: f32):
+        iree_linalg_ext.yield %score : f32
+      } -> tensor<2x?x64xf32>
+      return %out : tensor<2x?x64xf32>
+    }"""
+    done = compile_module(source, flags=FLAGS)
+    assert [site["matched"] for site in done.sites] == [True], done.sites
+    rng = np.random.default_rng(1)
+    for rows, keys in ((5, 9), (64, 64), (33, 130)):
+        q = rng.standard_normal((2, rows, 64), np.float32)
+        k, v = (rng.standard_normal((2, keys, 64), np.float32) for _ in range(2))
+        s = q.astype(np.float64) @ k.transpose(0, 2, 1) * 0.125
+        p = np.exp(s - s.max(-1, keepdims=True))
+        exact = p @ v / p.sum(-1, keepdims=True)
+        assert largest_error(run(done.vmfb, "main", q, k, v), exact) <= TINY["f32"]
+
+
+def test_stock_compiles_no_attention(attention_mlir):
+    """Why a declined site is an error on Vulkan, as the report says."""
+    with pytest.raises(CompileError):
+        compile_module(attention_mlir, flags=FLAGS, plugin=False)
+
+
+def test_a_generic_module_carries_kernels_for_any_device(attention_mlir):
+    done = compile_module(attention_mlir, flags=FLAGS)
+    (site,) = done.sites
+    assert site["matched"]
+    assert b"fa_forward_f32_packed_d256" in done.vmfb
+
+
+def test_a_target_with_matrices_gets_them():
+    q = torch.zeros(1, 2, 128, 128, dtype=torch.float16)
+    source = exported(Attention(), q, q, q)
+    generic = compile_module(source, flags=FLAGS)
+    ampere = compile_module(source, flags=(*FLAGS, "--iree-vulkan-target=ampere"))
+    assert ampere.sites[0]["kernel"] == "fa_forward_f16_matrix_d128"
+    assert b"fa_forward_f16_matrix_d128" not in generic.vmfb
+    assert b"fa_forward_f16_tile_d128" in ampere.vmfb  # for devices without matrices
