@@ -11,9 +11,8 @@ constexpr int64_t kDirectRows = 8;
 // How far ahead of its use memory is asked for, in bytes.
 constexpr int64_t kAhead = 8192;
 
-FA_INLINE void prefetch_ahead(const Element *row, int64_t count) {
-  const char *x = reinterpret_cast<const char *>(row) + kAhead;
-  for (int64_t c = 0; c < count * int64_t(sizeof(Element)); c += 64) __builtin_prefetch(x + c);
+FA_INLINE void prefetch_ahead(const Element *x) {
+  __builtin_prefetch(reinterpret_cast<const char *>(x) + kAhead);
 }
 
 // One scaled row of Q as f32, zero up to a whole vector.
@@ -27,15 +26,22 @@ FA_INLINE void direct_scores(const Problem &p, const float *q, int64_t q_step, c
                              int64_t keys, float *s) {
   for (int64_t j = 0; j < keys; j += W) {
     const Element *rows[W];
-    for (int i = 0; i < W; ++i) {
-      rows[i] = k + (j + i < keys ? j + i : keys - 1) * p.ks.row;
-      prefetch_ahead(rows[i], p.dk);
-    }
+    for (int i = 0; i < W; ++i) rows[i] = k + (j + i < keys ? j + i : keys - 1) * p.ks.row;
+    // One row of Q leaves the memory as the only limit: everything is asked for at once. With more,
+    // each asks for its share of the keys, so that requests come as fast as they are served.
+    if constexpr (M == 1)
+      for (int i = 0; i < W; ++i)
+        for (int64_t c = 0; c < p.dk; c += 64 / int64_t(sizeof(Element)))
+          prefetch_ahead(rows[i] + c);
     for (int r = 0; r < M; ++r) {
       Vec acc[W] = {};
       int64_t c = 0;
       for (; c + W <= p.dk; c += W) {
         Vec x = load(q + r * q_step + c);
+        constexpr int share = M == 1 ? 0 : (W + M - 1) / M;
+#pragma unroll
+        for (int i = 0; i < share; ++i)
+          if (r * share + i < W) prefetch_ahead(rows[r * share + i] + c);
 #pragma unroll
         for (int i = 0; i < W; ++i) acc[i] = fma(x, load(rows[i] + c), acc[i]);
       }
@@ -60,9 +66,9 @@ FA_INLINE void direct_tile(const float *s, const Element *v, int64_t step, int64
     for (int j = 0; j < N; ++j) acc[i][j] = load(c + i * c_step + j * W) * splat(factor[i]);
   for (int64_t key = 0; key < keys; ++key) {
     const Element *row = v + key * step;
-    prefetch_ahead(row, columns);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
+      prefetch_ahead(row + j * W);
       Vec x = kTail ? load_n(row + j * W, columns - j * W) : load(row + j * W);
 #pragma unroll
       for (int i = 0; i < M; ++i) acc[i][j] = fma(splat(s[i * kKvTile + key]), x, acc[i][j]);

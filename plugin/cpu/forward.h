@@ -15,6 +15,7 @@ struct Block {
   int64_t first, count;  // packed rows: row i is query i / group of head i % group
   int64_t groups;        // register tiles of at most kRows rows
   int64_t kv_tile, o_step;
+  bool v_in_place;  // V is f32 and dense enough to be read where it lies
   bool direct;  // few rows: K and V are read in place, and q holds rows of round_up(dk, W)
   float *q, *o, *sum, *max;  // [dk][rows] a group, [row][o_step], [row][W], [row]
   float *k, *v, *s;          // panels of one block of keys; scores of one group
@@ -45,6 +46,15 @@ inline __attribute__((noinline)) void prefetch_group(const Problem &p, const Blo
                                                      int64_t begin, int64_t keys) {
   for (int64_t i = 0; i < g.count; ++i)
     prefetch_masks(p, masks_of(p, b, g.first + i), begin, keys);
+}
+
+// V from key begin + lo on, packed or where it lies.
+FA_INLINE Values values_from(const Problem &p, const Block &b, int64_t begin, int64_t lo) {
+  if constexpr (sizeof(Element) == sizeof(float)) {
+    const float *v = reinterpret_cast<const float *>(v_of(p, b));
+    if (b.v_in_place) return {v + (begin + lo) * p.vs.row, p.vs.row, kPanel};
+  }
+  return {b.v + lo * kPanel, kPanel, b.kv_tile * kPanel};
 }
 
 // Scores of one group against keys [begin + lo, begin + hi) of the packed block (lo on a panel).
@@ -79,7 +89,7 @@ inline __attribute__((noinline)) void group_step(const Problem &p, const Block &
     if constexpr (M <= kDirectRows)
       direct_values<M>(p, b.s, v_of(p, b) + (begin + lo) * p.vs.row, hi - lo, o, b.o_step, factor);
   } else {
-    values<M>(b.s, b.v + lo * kPanel, b.kv_tile, hi - lo, o, b.o_step, factor);
+    values<M>(b.s, values_from(p, b, begin, lo), hi - lo, o, b.o_step, factor);
   }
 }
 
@@ -137,7 +147,7 @@ FA_INLINE bool fill_vanishes(const Problem &p, const Block &b, Group g) {
 FA_INLINE void pack_keys(const Problem &p, const Block &b, int64_t begin, int64_t keys) {
   if (b.direct) return;
   pack_k(p, k_of(p, b), begin, keys, b.k);
-  pack_v(p, v_of(p, b), begin, keys, b.kv_tile, b.v);
+  if (!b.v_in_place) pack_v(p, v_of(p, b), begin, keys, b.kv_tile, b.v);
 }
 
 // The keys that the band leaves visible, of [key_begin, key_end).
@@ -249,6 +259,9 @@ FA_INLINE void for_row_blocks(const Problem &p, uint32_t x, Block b, Body body) 
   for (b.first = first; b.first < end; b.first += most) {
     b.count = smaller(most, end - b.first);
     b.groups = (b.count + kRows - 1) / kRows;
+    // Longer rows would make every key another page.
+    b.v_in_place = sizeof(Element) == sizeof(float) && !p.has(FA_FLAG_V_TRANSPOSED) &&
+                   p.dv % W == 0 && p.vs.row <= 256;
     b.direct = b.count <= kDirectRows &&
                !p.has(FA_FLAG_Q_TRANSPOSED | FA_FLAG_K_TRANSPOSED | FA_FLAG_V_TRANSPOSED |
                       FA_FLAG_WEIGHTS);

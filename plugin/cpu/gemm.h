@@ -1,5 +1,5 @@
 // The register tile that both matrix products are made of:
-//   C[M][N·W] (+)= A[M][k] · B[k][N·W],  B a packed panel whose rows are kPanel floats apart.
+//   C[M][N·W] (+)= A[M][k] · B[k][N·W],  rows of B b_step floats apart (kPanel where it is packed).
 #pragma once
 #include "simd.h"
 
@@ -9,8 +9,9 @@ namespace {
 // so a tile needs one pointer for A however many rows it has. With kScale, C is read and multiplied
 // by factor[row] first (the rescaling of the online softmax); else it is only written.
 template <int M, int N, int kRowStep, int kDepthStep, bool kScale>
-inline __attribute__((noinline)) void tile(const float *a, const float *b, int64_t depth, float *c,
-                                           int64_t c_step, const float *factor) {
+inline __attribute__((noinline)) void tile(const float *a, const float *b, int64_t b_step,
+                                           int64_t depth, float *c, int64_t c_step,
+                                           const float *factor) {
   Vec acc[M][N];
 #pragma unroll
   for (int i = 0; i < M; ++i)
@@ -29,7 +30,7 @@ inline __attribute__((noinline)) void tile(const float *a, const float *b, int64
       for (int j = 0; j < N; ++j) acc[i][j] = fma(y, x[j], acc[i][j]);
     }
     a += kDepthStep;
-    b += kPanel;
+    b += b_step;
   }
 #pragma unroll
   for (int i = 0; i < M; ++i)
@@ -41,30 +42,35 @@ inline __attribute__((noinline)) void tile(const float *a, const float *b, int64
 template <int M>
 FA_INLINE void scores(const float *q, const float *k_panels, int64_t panels, int64_t dk, float *s) {
   for (int64_t p = 0; p < panels; ++p)
-    tile<M, kVectors, 1, M, false>(q, k_panels + p * dk * kPanel, dk, s + p * kPanel, kKvTile,
-                                   nullptr);
+    tile<M, kVectors, 1, M, false>(q, k_panels + p * dk * kPanel, kPanel, dk, s + p * kPanel,
+                                   kKvTile, nullptr);
 }
+
+// V as the tile wants it: f32, keys row_step apart, the next kPanel columns panel_step further.
+struct Values {
+  const float *data;
+  int64_t row_step, panel_step;
+};
 
 // The last columns, fewer than a panel: as many vectors as they need (O's rows hold whole vectors).
 template <int M, int N>
-FA_INLINE void value_tail(int64_t vectors, const float *p, const float *b, int64_t keys, float *o,
-                          int64_t o_step, const float *factor) {
+FA_INLINE void value_tail(int64_t vectors, const float *p, const float *b, int64_t b_step,
+                          int64_t keys, float *o, int64_t o_step, const float *factor) {
   if constexpr (N > 0) {
-    if (vectors == N) return tile<M, N, kKvTile, 1, true>(p, b, keys, o, o_step, factor);
-    value_tail<M, N - 1>(vectors, p, b, keys, o, o_step, factor);
+    if (vectors == N) return tile<M, N, kKvTile, 1, true>(p, b, b_step, keys, o, o_step, factor);
+    value_tail<M, N - 1>(vectors, p, b, b_step, keys, o, o_step, factor);
   }
 }
 
-// O[M][o_step] = factor[M] * O + P·V for `keys` keys. V panels are [kv_rows][kPanel] each.
+// O[M][o_step] = factor[M] * O + P·V for `keys` keys.
 template <int M>
-FA_INLINE void values(const float *p, const float *v_panels, int64_t kv_rows, int64_t keys,
-                      float *o, int64_t o_step, const float *factor) {
+FA_INLINE void values(const float *p, Values v, int64_t keys, float *o, int64_t o_step,
+                      const float *factor) {
   int64_t column = 0;
-  for (; column + kPanel <= o_step; column += kPanel)
-    tile<M, kVectors, kKvTile, 1, true>(p, v_panels + column * kv_rows, keys, o + column, o_step,
-                                        factor);
-  value_tail<M, kVectors - 1>((o_step - column) / W, p, v_panels + column * kv_rows, keys,
-                              o + column, o_step, factor);
+  for (; column + kPanel <= o_step; column += kPanel, v.data += v.panel_step)
+    tile<M, kVectors, kKvTile, 1, true>(p, v.data, v.row_step, keys, o + column, o_step, factor);
+  value_tail<M, kVectors - 1>((o_step - column) / W, p, v.data, v.row_step, keys, o + column,
+                              o_step, factor);
 }
 
 }  // namespace
