@@ -28,7 +28,7 @@ from iree_flashattn import catalog  # noqa: E402
 from iree_flashattn.abi import FLAG, WORD, WORD_COUNT  # noqa: E402
 from iree_flashattn.problems import Problem, causal  # noqa: E402
 
-TORCH_TYPE = {"bf16": torch.bfloat16, "f16": torch.float16}
+TORCH_TYPE = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 BACKENDS = {
     "torch_cudnn": SDPBackend.CUDNN_ATTENTION,
     "torch_flash": SDPBackend.FLASH_ATTENTION,
@@ -48,6 +48,15 @@ def prefill(element: str, lengths: list[int]) -> list[Problem]:
     return rows
 
 
+def masked(element: str) -> list[Problem]:
+    """A padding mask, one row of keys a batch entry."""
+    return [
+        Problem(f"masked_{element}_d{dim}_s4096", batch=4, heads=2048 // dim, q_len=4096,
+                kv_len=4096, dk=dim, element=element, mask="keep", mask_dims="bk")
+        for dim in (128, 64)
+    ]  # fmt: skip
+
+
 def decode(element: str) -> list[Problem]:
     """One query row a head over 0.5 to 1 GB of K and V."""
     shapes = [(16, 32, 8, 16384), (1, 32, 8, 262144), (64, 64, 8, 4096), (4, 32, 32, 16384)]
@@ -62,6 +71,9 @@ def words_of(p: Problem, splits: int) -> np.ndarray:
     """Constants of dense (batch, head, row, column) operands."""
     w = np.zeros(WORD_COUNT, np.uint32)
     w[WORD["FLAGS"]] = FLAG["BAND_HI"] if p.band_hi is not None else 0
+    if p.mask:
+        w[WORD["FLAGS"]] |= FLAG["MASK"]
+        w[WORD["MASK_STRIDE_B"]] = p.kv_len
     w[WORD["BAND_HI"]] = (p.band_hi or 0) & 0xFFFFFFFF
     w[WORD["Q_LEN"]], w[WORD["KV_LEN"]] = p.q_len, p.kv_len
     w[WORD["HEADS"]] = p.heads | p.kv_heads << 16
@@ -91,11 +103,12 @@ class Ours:
         tasks = p.batch * p.kv_heads
         return max(1, min(64, -(-132 * 4 // tasks), p.kv_len // 256))
 
-    def bind(self, p: Problem, q, k, v, out) -> Callable[[], None]:
+    def bind(self, p: Problem, q, k, v, out, mask) -> Callable[[], None]:
         splits = self.splits_for(p) if self.combine else 1
         constants, sizes = words_of(p, splits), gpu_driver.sizes_of(p, splits)
         stream = torch.cuda.current_stream().cuda_stream
-        inputs = [q.data_ptr(), k.data_ptr(), v.data_ptr(), *[q.data_ptr()] * 3]
+        given = q if mask is None else mask
+        inputs = [x.data_ptr() for x in (q, k, v, given, q, q)]
         if self.combine is None:
             return lambda: self.kernel.launch(sizes, [*inputs, out.data_ptr()], constants, stream)
         shape = (splits, p.batch, p.heads, p.q_len)
@@ -114,12 +127,13 @@ def _image(row: catalog.Kernel, images: Path) -> Path:
     return images / f"{row.name}.{'cubin' if row.target.get('only') else 'ptx'}"
 
 
-def torch_call(backend: SDPBackend, p: Problem, q, k, v) -> Callable[[], torch.Tensor]:
+def torch_call(backend: SDPBackend, p: Problem, q, k, v, mask) -> Callable[[], torch.Tensor]:
     def run() -> torch.Tensor:
         with sdpa_kernel([backend]):
             return torch.nn.functional.scaled_dot_product_attention(
                 q, k, v, is_causal=p.band_hi is not None, scale=p.effective_scale,
                 enable_gqa=p.heads != p.kv_heads,
+                attn_mask=mask,
             )  # fmt: skip
 
     return run
@@ -144,6 +158,19 @@ def copy_bandwidth() -> float:
     return 2 * a.nbytes / median(times) / 1e6
 
 
+def serving(ours: list[Ours], p: Problem) -> list[Ours]:
+    """The rows made for the problem's head dim; general ones only where a plain one lacks something."""
+    role = "partial" if p.q_len == 1 else "forward"
+    fit = [
+        c for c in ours
+        if c.row.element == p.element and c.row.role == role and p.features <= c.row.features
+        and c.row.head_dim.serves(p.dk, p.dv)
+    ]  # fmt: skip
+    width = min((c.row.head_dim.max for c in fit), default=0)
+    fit = [c for c in fit if c.row.head_dim.max == max(width, p.dk)] or fit
+    return [c for c in fit if "general" not in c.row.name] or fit
+
+
 def measure(p: Problem, ours: list[Ours], rounds: int) -> dict:
     """Times of every contender that takes the problem."""
     kind = TORCH_TYPE[p.element]
@@ -151,24 +178,24 @@ def measure(p: Problem, ours: list[Ours], rounds: int) -> dict:
     q = torch.randn(p.batch, p.heads, p.q_len, p.dk, device="cuda", dtype=kind)
     k = torch.randn(p.batch, p.kv_heads, p.kv_len, p.dk, device="cuda", dtype=kind)
     v = torch.randn(p.batch, p.kv_heads, p.kv_len, p.dv, device="cuda", dtype=kind)
+    mask = None
+    if p.mask:
+        mask = torch.rand(p.batch, 1, 1, p.kv_len, device="cuda") < 0.75
     runs: dict[str, Callable[[], object]] = {}
     outputs: dict[str, torch.Tensor] = {}
     notes: dict[str, str] = {}
     for name, backend in BACKENDS.items():
-        run = torch_call(backend, p, q, k, v)
+        wide = None if mask is None else mask.expand(p.batch, 1, p.q_len, p.kv_len)
+        run = torch_call(backend, p, q, k, v, wide)
         try:
             outputs[name] = run()
             runs[name] = run
         except RuntimeError as error:
             notes[name] = str(error).splitlines()[0][:80]
-    for contender in ours:
+    for contender in serving(ours, p):
         row = contender.row
-        decoding = p.q_len == 1
-        width = int(row.defines[0].removeprefix("DK="))
-        if row.element != p.element or width != p.dk or (row.role == "partial") != decoding:
-            continue
         out = torch.full((p.batch, p.heads, p.q_len, p.dv), float("nan"), device="cuda", dtype=kind)
-        runs[row.name] = contender.bind(p, q, k, v, out)
+        runs[row.name] = contender.bind(p, q, k, v, out, mask)
         runs[row.name]()
         outputs[row.name] = out
     torch.cuda.synchronize()
@@ -207,12 +234,13 @@ def main() -> None:
     ours = [
         Ours(row, rows, options.images)
         for row in rows.values()
-        if row.role != "combine" and row.element == options.element and "general" not in row.name
+        if row.role != "combine" and row.element == options.element
         and gpu_driver.why_not(row) is None and _image(row, options.images).exists()
     ]  # fmt: skip
     copy = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, copy {copy:.0f} GB/s, torch {torch.__version__}")
-    problems = prefill(options.element, options.lengths) + decode(options.element)
+    element = options.element
+    problems = prefill(element, options.lengths) + masked(element) + decode(element)
     results = [measure(p, ours, options.rounds) for p in problems if options.only in p.name]
     for result in results:
         print(result["problem"], *(f"{k}: {v}" for k, v in result["notes"].items()))

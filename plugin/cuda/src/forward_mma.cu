@@ -1,12 +1,12 @@
 // Instances of attention on mma.sync; the kernel table's defines say which.
 //   FA_NAME         the symbol             FA_ELEMENT     F16 or BF16
-//   FA_DK, FA_DV    head dims served       FA_ROW_WARPS, FA_KEY_WARPS, FA_KV_TILE, FA_STAGES
+//   FA_DK, FA_DV    head dims served       FA_ROW_TILES, FA_ROW_WARPS, FA_KEY_WARPS, FA_KV_TILE, FA_STAGES
 //   FA_GENERAL      1 with masks, bias, softcap and finite fills
 //   FA_PARTIAL      1 for the role "partial"
 #include "partial_mma.cuh"
 
-using Config = fa::MmaConfig<fa::FA_ELEMENT, FA_DK, FA_DV, FA_ROW_WARPS, FA_KEY_WARPS, FA_KV_TILE,
-                             FA_STAGES, FA_GENERAL>;
+using Config = fa::MmaConfig<fa::FA_ELEMENT, FA_DK, FA_DV, FA_ROW_TILES, FA_ROW_WARPS, FA_KEY_WARPS,
+                             FA_KV_TILE, FA_STAGES, FA_GENERAL>;
 #ifdef FA_SHARED_BYTES  // what the table asks the launcher for
 static_assert(Config::kSharedBytes == FA_SHARED_BYTES, "scratch_bytes of the kernel table");
 static_assert(Config::kThreads == FA_WORKGROUP, "workgroup of the kernel table");

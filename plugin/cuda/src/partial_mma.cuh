@@ -121,15 +121,16 @@ FA_DEVICE void partial_block(const Words& w, const void* q, const void* k, const
   const int lane_row = first_row + warp / C::kKeyWarps * 16 + lane / 4;
   const PackedRow low = unpack_row(lane_row, group, kv_head);
   const PackedRow high = unpack_row(lane_row + 8, group, kv_head);
-  const LaneRows rows = {{low.query, high.query}, {low.head, high.head}};
+  const LaneRows rows[1] = {{{low.query, high.query}, {low.head, high.head}}};
   const GeneralScore<E> general = {w, static_cast<const uint8_t*>(mask), bias, batch};
-  float o[C::kDv / 2] = {};
-  RowState state = empty_rows();
   const ScoreScale scale = score_scale(w, C::kGeneral);
-  attend<C>(w, block, general, rows, scale, shared, o, state);
+  WarpResult<C> result;
+  result.clear();
+  attend<C>(w, block, general, rows, scale, shared, result);
   const int64_t first_output = (int64_t(split) * batches + batch) * w.heads() * w.q_len();
-  store_partial<C>(w, o, state, scale.softmax, shared, static_cast<float*>(partial_o),
-                   static_cast<float*>(partial_ml), first_output, first_row, group, kv_head);
+  store_partial<C>(w, result.o[0], result.state[0], scale.softmax, shared,
+                   static_cast<float*>(partial_o), static_cast<float*>(partial_ml), first_output,
+                   first_row, group, kv_head);
 }
 
 constexpr int kCombineThreads = 128;

@@ -107,6 +107,19 @@ struct GeneralScore {
     const int64_t step = w.flag(FA_FLAG_MASK_KEY_BROADCAST) ? 0 : 1;
     const uint8_t* base[2] = {mask + row[0] + key * step, mask + row[1] + key * step};
     const bool drop = w.flag(FA_FLAG_MASK_DROP);
+    if (w[FA_WORD_MASK_STRIDE_X] == 0 && (w[FA_WORD_MASK_STRIDE_H] == 0 || rows.head[0] == rows.head[1])) {
+      // A padding mask: both rows of the lane share their bytes.
+#pragma unroll
+      for (int i = 0; i < kCount; i += 4) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int column = i / 4 * 8 + j;
+          if ((base[0][(column < last ? column : last) * step] != 0) == drop)
+            s[i + j] = s[i + 2 + j] = fill;
+        }
+      }
+      return;
+    }
     each(s, [&](float x, int r, int column) {
       const bool set = base[r][(column < last ? column : last) * step] != 0;
       return set == drop ? fill : x;

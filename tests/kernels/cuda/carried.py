@@ -118,15 +118,12 @@ def run_one(runtime: Runtime, vmfb: Path, p: Problem) -> str | None:
     arguments = [
         runtime.upload(x.view(), p.element) for x in (made.q, made.k, made.v)
     ]
-    sizes = {"b": p.batch, "h": p.heads, "q": p.q_len, "k": p.kv_len}
     if made.mask is not None:
-        shape = [sizes[d] for d in "bhqk" if d in p.mask_dims]
         made.mask = (made.mask != 0).astype(np.uint8)
-        arguments.append(runtime.upload(made.mask.reshape(shape), "i1"))
+        arguments.append(runtime.upload(made.mask, "i1"))
     if made.bias is not None:
-        shape = [sizes[d] for d in "bhqk" if d in p.bias_dims]
         kind = "f32" if p.bias == "f32" else p.element
-        arguments.append(runtime.upload(made.bias.reshape(shape), kind))
+        arguments.append(runtime.upload(made.bias, kind))
     result = runtime.function(vmfb)(arguments)
     storage = operands.STORAGE[p.element]
     got = operands.from_storage(runtime.download(result, storage), p.element)
