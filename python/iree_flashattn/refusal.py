@@ -17,6 +17,7 @@ class Refusal:
     reason: str
     subject: str = ""
     spelling: str = ""
+    trail: tuple[str, ...] = ()  # how far each rule of raising got
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.reason}" + (f" [{self.subject}]" if self.subject else "")

@@ -76,7 +76,7 @@ def _contraction(reader: Reader, load: Load) -> Product:
             refused.append(refuse)
             continue
         return _finish(reader, softmax, v, load)
-    raise max(refused, key=lambda r: r.reason != "no quotient of exponentials")
+    raise max(refused, key=lambda r: r.near)
 
 
 def _late_division(reader: Reader, numerator: Node, denominator: Node) -> Product:

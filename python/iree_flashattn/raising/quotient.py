@@ -54,8 +54,10 @@ def quotient_of(reader: Reader, head: Node, keys: set) -> tuple[Node, Node, str]
                 if sign == -1 and isinstance(log, Apply) and log.name == "log":
                     rest = terms[:position] + terms[position + 1 :]
                     return _exp_of(rest), log.args[0], "exp(x - log sum)"
-            raise Refuse(RULE, "the exponentials are never divided by their sum", "exp")
-    raise Refuse(RULE, "no quotient of exponentials", describe(reader, head))
+            raise Refuse(
+                RULE, "the exponentials are never divided by their sum", "exp", near=False
+            )
+    raise Refuse(RULE, "no quotient of exponentials", describe(reader, head), near=False)
 
 
 def _exp_of(terms: list[Term]) -> Node:
@@ -70,7 +72,8 @@ def match_quotient(
 ) -> Softmax:
     terms = exponent(reader, numerator, key_atoms)
     if terms is None:
-        raise Refuse(RULE, "the numerator is no exponential", describe(reader, numerator))
+        what = describe(reader, numerator)
+        raise Refuse(RULE, "the numerator is no exponential", what, near=False)
     kept, dropped = drop_row_maxima(reader, terms, key_atoms)
     sinks: Node | None = None
     summed = False
@@ -86,7 +89,8 @@ def match_quotient(
         else:
             sinks = _one_sink(sinks, _sink(reader, part, dropped, key_atoms))
     if not summed:
-        raise Refuse(RULE, "the denominator is no sum", describe(reader, denominator))
+        what = describe(reader, denominator)
+        raise Refuse(RULE, "the denominator is no sum", what, near=False)
     return Softmax(kept, keys, sinks, stable=bool(dropped))
 
 

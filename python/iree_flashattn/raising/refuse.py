@@ -4,10 +4,15 @@ from __future__ import annotations
 
 
 class Refuse(Exception):
-    """``rule`` cannot go on; ``subject`` names the op or value at fault."""
+    """``rule`` cannot go on; ``subject`` names the op or value at fault.
 
-    def __init__(self, rule: str, reason: str, subject: str = "") -> None:
+    ``near`` is False where the candidate is no softmax at all (a gate, an activation): such are
+    not worth a word in a report.
+    """
+
+    def __init__(self, rule: str, reason: str, subject: str = "", near: bool = True) -> None:
         super().__init__(reason)
+        self.near = near
         self.rule = rule
         self.reason = reason
         self.subject = subject

@@ -79,9 +79,8 @@ class Shared:
 
 
 def splat_of(attribute: ir.Attribute) -> Const | None:
-    if isinstance(attribute, ir.DenseElementsAttr):
-        if attribute.is_splat:
-            return scalar_attribute(attribute.get_splat_value())
+    if isinstance(attribute, ir.DenseElementsAttr) and attribute.is_splat:
+        return scalar_attribute(attribute.get_splat_value())
     return None
 
 

@@ -74,16 +74,28 @@ def raise_value(value: ir.Value, shared: Shared) -> AttentionSite | Refusal | No
     if partial is not None:
         return partial.site
     assert first is not None
-    if first.reason == "no quotient of exponentials":
+    if not first.near:
         return None
-    return Refusal(str(op.location), first.rule, first.reason, first.subject)
+    return Refusal(
+        str(op.location), first.rule, first.reason, first.subject, trail=_trail(first.rule)
+    )
 
 
-_ORDER = ("layout", "values", "softmax", "attention op", "scores", "masks", "roles", "views", "weights")
+# The order in which the rules have their say: how far a candidate got.
+STAGES = ("layout", "values", "softmax", "attention op", "scores", "masks", "roles", "views",
+          "weights")  # fmt: skip
 
 
-def _progress(refuse: Refuse) -> int:
-    return _ORDER.index(refuse.rule) if refuse.rule in _ORDER else 0
+def _progress(refuse: Refuse) -> tuple[bool, int]:
+    return refuse.near, STAGES.index(refuse.rule)
+
+
+def _trail(rule: str) -> tuple[str, ...]:
+    """What each rule said, up to the one that refused."""
+    passed = STAGES[1 : STAGES.index(rule)]
+    if rule != "attention op":
+        passed = tuple(stage for stage in passed if stage != "attention op")
+    return (*(f"{stage}: proven" for stage in passed), f"{rule}: refused")
 
 
 def _read(target: ir.Value, shared: Shared) -> Attempt:

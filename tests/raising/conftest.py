@@ -1,0 +1,84 @@
+"""Raising small programs that are written op by op, and what is expected of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from fuzzing.net import Net, Val
+from fuzzing.runner import compare
+from fuzzing.evaluate import values_of
+from iree.compiler import ir
+
+from iree_flashattn.raising import raise_sites
+from iree_flashattn.refusal import Refusal
+from iree_flashattn.site import AttentionSite
+
+HEADS, ROWS, KEYS, DK, DV = 6, 5, 7, 8, 4
+
+
+class Attention:
+    """softmax(Q Kᵀ) V on [heads, rows, dim], one step a method, for tests to change a step."""
+
+    def __init__(self) -> None:
+        self.net = Net("main", np.random.default_rng(7))
+        self.q = self.net.input((HEADS, ROWS, DK))
+        self.k = self.net.input((HEADS, KEYS, DK))
+        self.v = self.net.input((HEADS, KEYS, DV))
+
+    def scores(self, q: Val | None = None, k: Val | None = None) -> Val:
+        return self.net.batch_matmul(q or self.q, self.net.transpose(k or self.k, [0, 2, 1]))
+
+    def exponentials(self, s: Val, dim: int = 2) -> Val:
+        top = self.net.reduce(s, dim, "maximumf", False, -np.inf, index=True)
+        others: list[int | None] = [d for d in range(3) if d != dim]
+        return self.net.unary(self.net.binary(s, top, others, "subf"), "math.exp", np.exp)
+
+    def softmax(self, s: Val, dim: int = 2) -> Val:
+        e = self.exponentials(s, dim)
+        total = self.net.reduce(e, dim, "addf", False, 0.0, index=False)
+        return self.net.binary(e, total, [d for d in range(3) if d != dim], "divf")
+
+    def values(self, p: Val) -> Val:
+        return self.net.batch_matmul(p, self.v)
+
+    def raised(self, *results: Val) -> list[AttentionSite | Refusal]:
+        """Raises the program and checks that each site means what the program computes."""
+        text = "module {\n" + self.net.function(list(results)) + "}\n"
+        with ir.Context() as context:
+            context.allow_unregistered_dialects = True
+            self.module = ir.Module.parse(text)
+            found = raise_sites(self.module)
+            known = values_of(self.module.body.operations[0].operation, self.net)
+            for site in found:
+                if isinstance(site, AttentionSite):
+                    assert compare(site, known) == ""
+        return found
+
+    def site(self, *results: Val) -> AttentionSite:
+        found = self.raised(*results)
+        assert len(found) == 1
+        assert isinstance(found[0], AttentionSite), str(found[0])
+        return found[0]
+
+    def refusal(self, *results: Val) -> Refusal:
+        found = self.raised(*results)
+        assert len(found) == 1
+        assert isinstance(found[0], Refusal), found[0]
+        return found[0]
+
+
+@pytest.fixture
+def attention() -> Attention:
+    return Attention()
+
+
+@pytest.fixture
+def raise_text() -> Callable[[str], list[AttentionSite | Refusal]]:
+    def run(text: str) -> list[AttentionSite | Refusal]:
+        with ir.Context() as context:
+            context.allow_unregistered_dialects = True
+            return raise_sites(ir.Module.parse(text))
+
+    return run

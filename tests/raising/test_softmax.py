@@ -1,0 +1,140 @@
+"""Spellings of the softmax, and what only looks like one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from .conftest import HEADS, KEYS, ROWS, Attention
+
+
+def test_division_by_the_sum(attention: Attention) -> None:
+    site = attention.site(attention.values(attention.softmax(attention.scores())))
+    assert (site.batch, site.heads, site.q_len, site.kv_len) == (1, HEADS, ROWS, KEYS)
+    assert (site.dk, site.dv, site.scale) == (8, 4, 1.0)
+    assert site.empty_row == "nan"
+    assert site.k.value == attention.module.body.operations[0].regions[0].blocks[0].arguments[1]
+
+
+def test_product_with_the_reciprocal(attention: Attention) -> None:
+    net = attention.net
+    e = attention.exponentials(attention.scores())
+    total = net.reduce(e, 2, "addf", True, 0.0, index=False)
+    one = net.scalar(1.0)
+    body = [f"%r = arith.divf {one}, %b0 : f32"]
+    inverse = net.elementwise([(total, [0, 1, 2])], total.shape, body, "%r", lambda a: 1 / a)
+    attention.site(attention.values(net.binary(e, inverse, [0, 1, None], "mulf")))
+
+
+def test_logarithm_of_the_sum(attention: Attention) -> None:
+    net = attention.net
+    s = attention.scores()
+    top = net.reduce(s, 2, "maximumf", False, -np.inf, index=False)
+    shifted = net.binary(s, top, [0, 1], "subf")
+    total = net.reduce(net.unary(shifted, "math.exp", np.exp), 2, "addf", False, 0.0, False)
+    log = net.unary(total, "math.log", np.log)
+    p = net.unary(net.binary(shifted, log, [0, 1], "subf"), "math.exp", np.exp)
+    assert attention.site(attention.values(p)).spelling == "exp(x - log sum)"
+
+
+def test_division_after_the_product(attention: Attention) -> None:
+    net = attention.net
+    e = attention.exponentials(attention.scores())
+    total = net.reduce(e, 2, "addf", False, 0.0, index=False)
+    attention.site(net.binary(attention.values(e), total, [0, 1], "divf"))
+
+
+def test_named_op(attention: Attention) -> None:
+    p = attention.net.softmax(attention.scores(), 2)
+    assert attention.site(attention.values(p)).spelling == "linalg.softmax"
+
+
+def test_constant_factor_goes_to_the_values(attention: Attention) -> None:
+    p = attention.net.with_scalar(attention.softmax(attention.scores()), "divf", 3.0)
+    attention.site(attention.values(p))
+
+
+def test_other_axis_is_no_attention(attention: Attention) -> None:
+    assert attention.refusal(attention.values(attention.softmax(attention.scores(), 1)))
+
+
+def test_named_op_over_the_queries(attention: Attention) -> None:
+    p = attention.net.softmax(attention.scores(), 1)
+    assert "another axis" in attention.refusal(attention.values(p)).reason
+
+
+def test_sum_over_another_axis(attention: Attention) -> None:
+    net = attention.net
+    e = attention.exponentials(attention.scores())
+    total = net.reduce(e, 1, "addf", False, 0.0, index=False)
+    refusal = attention.refusal(attention.values(net.binary(e, total, [0, 2], "divf")))
+    assert refusal.rule == "softmax"
+
+
+def test_sum_of_other_scores(attention: Attention) -> None:
+    net = attention.net
+    s = attention.scores()
+    e = attention.exponentials(s)
+    other = attention.exponentials(net.with_scalar(s, "mulf", 2.0))
+    total = net.reduce(other, 2, "addf", False, 0.0, index=False)
+    refusal = attention.refusal(attention.values(net.binary(e, total, [0, 1], "divf")))
+    assert "different scores" in refusal.reason
+
+
+def test_something_added_to_the_sum(attention: Attention) -> None:
+    net = attention.net
+    e = attention.exponentials(attention.scores())
+    total = net.reduce(e, 2, "addf", False, 0.0, index=False)
+    half = net.scalar(0.5)
+    body = [f"%r = arith.addf %b0, {half} : f32"]
+    total = net.elementwise([(total, [0, 1])], total.shape, body, "%r", lambda a: a + 0.5)
+    refusal = attention.refusal(attention.values(net.binary(e, total, [0, 1], "divf")))
+    assert "added to the sum" in refusal.reason
+
+
+@pytest.mark.parametrize("spoil", ["square", "sigmoid", "no division"])
+def test_activations_are_no_candidates(attention: Attention, spoil: str) -> None:
+    net = attention.net
+    s = attention.scores()
+    if spoil == "no division":
+        p = attention.exponentials(s)
+    elif spoil == "square":
+        p = attention.softmax(s)
+        p = net.binary(p, p, [0, 1, 2], "mulf")
+    else:
+        one = net.scalar(1.0)
+        body = [
+            "%n = arith.negf %b0 : f32", "%e = math.exp %n : f32",
+            f"%t = arith.addf %e, {one} : f32", f"%r = arith.divf {one}, %t : f32",
+        ]  # fmt: skip
+        p = net.elementwise([(s, [0, 1, 2])], s.shape, body, "%r", lambda a: 1 / (1 + np.exp(-a)))
+    assert not [r for r in attention.raised(attention.values(p)) if hasattr(r, "scale")]
+
+
+def test_row_maximum_of_another_row_stays(attention: Attention) -> None:
+    net = attention.net
+    q = net.input((HEADS, KEYS, 8))
+    s = attention.scores(q=q)  # square
+    top = net.reduce(s, 2, "maximumf", False, -np.inf, index=False)
+    e = net.unary(net.binary(s, top, [0, 2], "subf"), "math.exp", np.exp)
+    total = net.reduce(e, 2, "addf", False, 0.0, index=False)
+    p = net.binary(e, total, [0, 1], "divf")
+    assert attention.refusal(attention.values(p)).rule == "scores"
+
+
+def test_sink_is_one_more_column(attention: Attention) -> None:
+    net = attention.net
+    sink = net.input((HEADS,))
+    s = attention.scores()
+    column = net.elementwise([(sink, [0])], (HEADS, ROWS, 1), [], "%b0", lambda a: a)
+    p = attention.softmax(net.concat([s, column], 2))
+    site = attention.site(attention.values(net.slice(p, 2, 0, KEYS)))
+    assert site.sinks is not None
+    assert site.kv_len == KEYS
+
+
+def test_sink_in_front_is_declined(attention: Attention) -> None:
+    net = attention.net
+    sink = net.input((HEADS, ROWS, 1))
+    p = attention.softmax(net.concat([sink, attention.scores()], 2))
+    attention.refusal(attention.values(net.slice(p, 2, 1, KEYS)))
