@@ -151,7 +151,8 @@ class Net:
             source = np.transpose(source, order)
             used = {dims[i] for i in keep}
             arrays.append(source.reshape([shape[d] if d in used else 1 for d in range(rank)]))
-        array = np.broadcast_to(compute(*arrays), shape).copy()
+        with np.errstate(all="ignore"):
+            array = np.broadcast_to(compute(*arrays), shape).copy()
         empty = self._empty(shape, dtype)
         maps = _maps(rank, [dims for _, dims in operands] + [list(range(rank))])
         return self._generic(
@@ -245,7 +246,8 @@ class Net:
             "".join(letters[d] for d in a_dims) + "," + "".join(letters[d] for d in b_dims)
             + "->" + "".join(letters[d] for d in out_dims)
         )  # fmt: skip
-        array = np.einsum(spec, a.array, b.array)
+        with np.errstate(all="ignore"):
+            array = np.einsum(spec, a.array, b.array)
         init = self.fill(tuple(sizes[d] for d in out_dims), 0.0)
         kinds = ["parallel" if d in out_dims else "reduction" for d in range(rank)]
         body = ["%m = arith.mulf %b0, %b1 : f32", "%r = arith.addf %o0, %m : f32"]
@@ -253,7 +255,8 @@ class Net:
         return self._generic(maps, kinds, [a, b], [init], body, ["%r"], [array])[0]
 
     def batch_matmul(self, a: Val, b: Val) -> Val:
-        array = a.array @ b.array
+        with np.errstate(all="ignore"):
+            array = a.array @ b.array
         init = self.fill(array.shape, 0.0)
         text = (f"linalg.batch_matmul ins({a.name}, {b.name} : {a.type}, {b.type})"
                 f" outs({init.name} : {init.type}) -> {init.type}")  # fmt: skip

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from fuzzing.net import Net, Val
-from fuzzing.runner import compare
-from fuzzing.evaluate import values_of
 from iree.compiler import ir
 
+from fuzzing.evaluate import values_of
+from fuzzing.net import Net, Val
+from fuzzing.runner import compare
 from iree_flashattn.raising import raise_sites
 from iree_flashattn.refusal import Refusal
 from iree_flashattn.site import AttentionSite

@@ -1,0 +1,117 @@
+"""Axes: whatever reshapes and transposes do, operands are read where they lie."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fuzzing.net import Net
+
+from .conftest import HEADS, KEYS, ROWS, Attention
+
+
+def test_transposed_and_merged_heads(attention: Attention) -> None:
+    """[rows, heads * dim] in and out, as after a projection."""
+    net = attention.net = Net("main", np.random.default_rng(3))
+    x = [net.input((n, HEADS * d)) for n, d in ((ROWS, 8), (KEYS, 8), (KEYS, 4))]
+    split = [
+        net.transpose(net.reshape(t, [[0], [1, 2]], (t.shape[0], HEADS, t.shape[1] // HEADS)),
+                      [1, 0, 2], generic=i == 1)
+        for i, t in enumerate(x)
+    ]  # fmt: skip
+    attention.q, attention.k, attention.v = split
+    o = attention.values(attention.softmax(attention.scores()))
+    o = net.reshape(net.transpose(o, [1, 0, 2]), [[0], [1, 2]], (ROWS, HEADS * 4))
+    site = attention.site(o)
+    assert site.q.strides == (0, 8, HEADS * 8, 1)
+    assert site.v.strides == (0, 4, HEADS * 4, 1)
+    assert site.out.strides == (0, 4, HEADS * 4, 1)
+
+
+def test_packed_projection_is_read_in_place(attention: Attention) -> None:
+    net = attention.net = Net("main", np.random.default_rng(3))
+    packed = net.input((ROWS, 3 * HEADS * 8))
+    parts = []
+    for i in range(3):
+        t = net.slice(packed, 1, i * HEADS * 8, HEADS * 8)
+        t = net.reshape(t, [[0], [1, 2]], (ROWS, HEADS, 8))
+        parts.append(net.transpose(t, [1, 0, 2]))
+    attention.q, attention.k, attention.v = parts
+    site = attention.site(attention.values(attention.softmax(attention.scores())))
+    assert [int(v.offset) for v in (site.q, site.k, site.v)] == [0, HEADS * 8, 2 * HEADS * 8]
+    assert site.q.value == site.k.value == site.v.value
+
+
+def grouped(attention: Attention, tiled: bool) -> None:
+    """K and V of two heads, repeated for three query heads each (or tiled over them)."""
+    net = attention.net = Net("main", np.random.default_rng(3))
+    attention.q = net.input((HEADS, ROWS, 8))
+    repeated = []
+    for d in (8, 4):
+        t = net.input((2, KEYS, d))
+        dims, shape = ([1, 2, 3], (3, 2, KEYS, d)) if tiled else ([0, 2, 3], (2, 3, KEYS, d))
+        t = net.elementwise([(t, dims)], shape, [], "%b0", lambda a: a)
+        repeated.append(net.reshape(t, [[0, 1], [2], [3]], (HEADS, KEYS, d)))
+    attention.k, attention.v = repeated
+
+
+def test_repeated_heads_are_grouped(attention: Attention) -> None:
+    grouped(attention, tiled=False)
+    site = attention.site(attention.values(attention.softmax(attention.scores())))
+    assert (site.heads, site.kv_heads) == (HEADS, 2)
+
+
+def test_tiled_heads_are_another_grouping(attention: Attention) -> None:
+    """Head h reads kv head h % 2: the kv heads are the batch, each with one group of heads."""
+    grouped(attention, tiled=True)
+    site = attention.site(attention.values(attention.softmax(attention.scores())))
+    assert (site.batch, site.heads, site.kv_heads) == (2, 3, 1)
+
+
+def test_roles_are_told_by_the_axes_alone(attention: Attention) -> None:
+    """softmax(K Qᵀ) over the rows of Q is attention with the roles swapped."""
+    net = attention.net
+    s = net.batch_matmul(attention.k, net.transpose(attention.q, [0, 2, 1]))
+    attention.v = net.input((HEADS, ROWS, 4))
+    site = attention.site(attention.values(attention.softmax(s)))
+    assert (site.q_len, site.kv_len) == (KEYS, ROWS)
+
+
+def test_transposed_product(attention: Attention) -> None:
+    """O = (Vᵀ Pᵀ)ᵀ"""
+    net = attention.net
+    p = net.transpose(attention.softmax(attention.scores()), [0, 2, 1])
+    o = net.batch_matmul(net.transpose(attention.v, [0, 2, 1]), p)
+    site = attention.site(net.transpose(o, [0, 2, 1]))
+    assert site.v.strides == (0, KEYS * 4, 4, 1)
+
+
+def test_values_transposed_by_name_only(attention: Attention) -> None:
+    """P times V read transposed, where keys and head dim have one size."""
+    net = attention.net
+    v = net.input((HEADS, KEYS, KEYS))
+    p = attention.softmax(attention.scores())
+    o = net.batch_matmul(p, net.transpose(v, [0, 2, 1]))
+    site = attention.site(o)
+    assert site.v.strides == (0, KEYS * KEYS, 1, KEYS)
+
+
+def test_probabilities_as_a_second_result(attention: Attention) -> None:
+    p = attention.softmax(attention.scores())
+    site = attention.site(attention.values(p), p)
+    assert site.weights is not None
+    assert site.weights.strides == (0, ROWS * KEYS, KEYS, 1)
+
+
+def test_probabilities_read_elsewhere_in_another_layout(attention: Attention) -> None:
+    net = attention.net
+    s = net.transpose(attention.scores(), [0, 2, 1])
+    p = attention.softmax(s, 1)
+    refusal = attention.refusal(attention.values(net.transpose(p, [0, 2, 1])), p)
+    assert refusal.rule == "weights"
+
+
+def test_transposed_probabilities_are_no_attention(attention: Attention) -> None:
+    net = attention.net
+    p = net.transpose(attention.softmax(attention.scores()), [0, 2, 1])
+    v = net.input((HEADS, ROWS, 4))
+    assert attention.refusal(net.batch_matmul(p, v)).rule == "softmax"

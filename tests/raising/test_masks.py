@@ -1,0 +1,163 @@
+"""Masks: bands, boolean tensors, fills, and their combinations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from .conftest import HEADS, KEYS, ROWS, Attention
+
+LOWEST = -3.4028234663852886e38
+
+
+def finish(attention: Attention, s):
+    return attention.values(attention.softmax(s))
+
+
+@pytest.mark.parametrize("offset", [0, 2, -1])
+def test_comparison_of_positions_is_a_band(attention: Attention, offset: int) -> None:
+    net = attention.net
+    keep = net.band((ROWS, KEYS), offset, "sge")
+    site = attention.site(
+        finish(attention, net.select(keep, [1, 2], attention.scores(), -math.inf, True))
+    )
+    assert (site.band.lo, site.band.hi, site.mask) == (None, offset, None)
+    assert site.fill == -math.inf
+
+
+def test_dropping_comparison_is_a_band(attention: Attention) -> None:
+    net = attention.net
+    drop = net.band((ROWS, KEYS), 0, "slt")
+    s = net.select(drop, [1, 2], attention.scores(), -1e9, False)
+    site = attention.site(finish(attention, s))
+    assert (site.band.hi, site.fill) == (0, -1e9)
+
+
+def test_window_is_two_bounds(attention: Attention) -> None:
+    net = attention.net
+    s = attention.scores()
+    s = net.select(net.band((ROWS, KEYS), 2, "sge"), [1, 2], s, -math.inf, True)
+    s = net.select(net.band((ROWS, KEYS), -2, "slt"), [1, 2], s, -math.inf, True)
+    site = attention.site(finish(attention, s))
+    assert (site.band.lo, site.band.hi) == (-1, 2)
+
+
+def test_band_read_transposed_is_no_causal_mask(attention: Attention) -> None:
+    net = attention.net
+    keep = net.band((KEYS, ROWS), 0, "sge")  # rows of the mask are keys here
+    s = net.select(keep, [2, 1], attention.scores(), -math.inf, True)
+    site = attention.site(finish(attention, s))
+    assert (site.band.lo, site.band.hi) == (0, None)
+
+
+def test_band_that_always_holds_vanishes(attention: Attention) -> None:
+    net = attention.net
+    keep = net.band((ROWS, KEYS), KEYS, "sge")
+    s = net.select(keep, [1, 2], attention.scores(), -math.inf, True)
+    site = attention.site(finish(attention, s))
+    assert site.band.open
+    assert site.mask is None
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_boolean_mask(attention: Attention, keeps: bool) -> None:
+    net = attention.net
+    mask = net.input((HEADS, 1, KEYS), "i1")
+    s = net.select(mask, [0, None, 2], attention.scores(), LOWEST, keeps)
+    site = attention.site(finish(attention, s))
+    assert site.mask.strides == (0, KEYS, 0, 1)  # type: ignore[union-attr]
+    # select(mask, x, y) keeps x: a mask that drops is the negation, told by the flag
+    assert site.mask_drops is not keeps
+    assert site.fill == LOWEST
+
+
+def test_band_and_boolean_mask(attention: Attention) -> None:
+    net = attention.net
+    s = net.select(net.band((ROWS, KEYS), 0, "sge"), [1, 2], attention.scores(), -1e9, True)
+    s = net.select(net.input((KEYS,), "i1"), [2], s, -1e9, True)
+    site = attention.site(finish(attention, s))
+    assert site.band.hi == 0
+    assert site.mask.strides == (0, 0, 0, 1)  # type: ignore[union-attr]
+
+
+def test_two_boolean_masks_are_one_tensor(attention: Attention) -> None:
+    net = attention.net
+    s = net.select(net.input((KEYS,), "i1"), [2], attention.scores(), -1e9, True)
+    s = net.select(net.input((ROWS,), "i1"), [1], s, -1e9, False)
+    site = attention.site(finish(attention, s))
+    assert site.mask.value.shape == (ROWS, KEYS)  # type: ignore[union-attr]
+
+
+def test_different_fills_are_kept(attention: Attention) -> None:
+    net = attention.net
+    s = net.select(net.input((KEYS,), "i1"), [2], attention.scores(), -1e4, True)
+    s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], s, -2.0, True)
+    site = attention.site(finish(attention, s))
+    assert site.bias_after_fill
+    assert site.fill == 0
+
+
+@pytest.mark.parametrize(("fill", "is_band"), [(-math.inf, True), (LOWEST, True), (-1e4, False)])
+def test_mask_that_is_added(attention: Attention, fill: float, is_band: bool) -> None:
+    """0 or F added is a fill only where a score cannot show beside F."""
+    net = attention.net
+    keep = net.band((ROWS, KEYS), 0, "sge")
+    bias = net.select(keep, [0, 1], net.fill((ROWS, KEYS), 0.0), fill, True)
+    site = attention.site(finish(attention, net.binary(attention.scores(), bias, [1, 2], "addf")))
+    assert (site.band.hi == 0) == is_band
+    assert (site.bias is None) == is_band
+
+
+def test_mask_before_a_scale_is_scaled(attention: Attention) -> None:
+    net = attention.net
+    s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], attention.scores(), -1e9, True)
+    site = attention.site(finish(attention, net.with_scalar(s, "mulf", 0.5)))
+    assert (site.fill, site.scale) == (-5e8, 0.5)
+
+
+def test_mask_of_the_scores_themselves(attention: Attention) -> None:
+    net = attention.net
+    s = attention.scores()
+    zero = net.scalar(0.0)
+    body = [f"%r = arith.cmpf ogt, %b0, {zero} : f32"]
+    positive = net.elementwise([(s, [0, 1, 2])], s.shape, body, "%r", lambda a: a > 0, "i1")
+    refusal = attention.refusal(finish(attention, net.select(positive, [0, 1, 2], s, -1e9, True)))
+    assert "depends on the scores" in refusal.reason
+
+
+def test_finite_mask_without_a_row_maximum(attention: Attention) -> None:
+    """exp(-1e9) is 0: without a maximum to subtract, a fully masked row is NaN."""
+    net = attention.net
+    s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], attention.scores(), -1e9, True)
+    e = net.unary(s, "math.exp", np.exp)
+    total = net.reduce(e, 2, "addf", False, 0.0, index=False)
+    site = attention.site(attention.values(net.binary(e, total, [0, 1], "divf")))
+    assert (site.fill, site.empty_row) == (-math.inf, "nan")
+
+
+def test_mask_after_the_softmax(attention: Attention) -> None:
+    net = attention.net
+    p = attention.softmax(attention.scores())
+    p = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], p, 0.0, True)
+    assert attention.refusal(attention.values(p)).rule == "softmax"
+
+
+def test_guard_against_nan_makes_empty_rows_zero(attention: Attention) -> None:
+    net = attention.net
+    s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], attention.scores(), -math.inf, True)
+    p = attention.softmax(s)
+    zero = net.scalar(0.0)
+    body = ["%n = arith.cmpf une, %b0, %b0 : f32", f"%r = arith.select %n, {zero}, %b0 : f32"]
+    p = net.elementwise([(p, [0, 1, 2])], p.shape, body, "%r", np.nan_to_num)
+    assert attention.site(attention.values(p)).empty_row == "zero"
+
+
+def test_guard_that_writes_something_else(attention: Attention) -> None:
+    net = attention.net
+    p = attention.softmax(attention.scores())
+    one = net.scalar(1.0)
+    body = ["%n = arith.cmpf une, %b0, %b0 : f32", f"%r = arith.select %n, {one}, %b0 : f32"]
+    p = net.elementwise([(p, [0, 1, 2])], p.shape, body, "%r", lambda a: a)
+    assert attention.refusal(attention.values(p)).rule == "softmax"
