@@ -53,7 +53,8 @@ def test_sizes_that_must_agree_are_named(raise_text: Callable) -> None:
 
 
 def test_module_without_attention(raise_text: Callable) -> None:
-    assert raise_text("func.func @f(%a: tensor<4xf32>) -> tensor<4xf32> { return %a : tensor<4xf32> }") == []
+    kind = "tensor<4xf32>"
+    assert raise_text(f"func.func @f(%a: {kind}) -> {kind} {{ return %a : {kind} }}") == []
 
 
 def test_softmax_that_multiplies_nothing(attention: Attention) -> None:

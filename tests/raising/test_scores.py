@@ -61,7 +61,8 @@ def test_bias_is_read_where_it_is(attention: Attention) -> None:
 
 def test_bias_of_a_row_has_no_key_stride(attention: Attention) -> None:
     bias = attention.net.input((ROWS,))
-    site = attention.site(finish(attention, attention.net.binary(attention.scores(), bias, [1], "addf")))
+    s = attention.net.binary(attention.scores(), bias, [1], "addf")
+    site = attention.site(finish(attention, s))
     assert site.bias is not None
     assert site.bias.strides == (0, 0, 1, 0)
 

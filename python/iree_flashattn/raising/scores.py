@@ -227,9 +227,10 @@ def add_term(reader: Reader, score: Score, term: Node) -> None:
         return
     head = strip_casts(reader, term)
     inner = strip_casts(reader, head.args[0]) if _is_negation(head) else head
-    if isinstance(inner, Load) and (reduce := reader.reduction(inner)) is not None:
-        if reduce.combine in ("max", "min") and has_product(reader, reduce.body):
-            raise Refuse(RULE, "an extremum of the scores is added at other places than its row")
+    reduce = reader.reduction(inner) if isinstance(inner, Load) else None
+    extremum = reduce is not None and reduce.combine in ("max", "min")
+    if reduce is not None and extremum and has_product(reader, reduce.body):
+        raise Refuse(RULE, "an extremum of the scores is added at other places than its row")
     if isinstance(head, Apply) and head.name == "addf" and _has_mask(reader, head):
         for a in head.args:
             add_term(reader, score, a)
