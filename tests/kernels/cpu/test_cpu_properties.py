@@ -53,7 +53,7 @@ def any_problem(draw: st.DrawFn) -> Problem:
 
 @pytest.mark.parametrize("kernel", attending())
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None
 )
 @given(problem=any_problem(), seed=st.integers(0, 2**16), splits=st.integers(1, 9))
 def test_any_problem(kernel, problem, seed, splits):
