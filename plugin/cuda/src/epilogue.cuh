@@ -20,7 +20,7 @@ FA_DEVICE void finish_rows(const Words& w, const float* sinks, const LaneRows& r
     float sum = quad_sum(state.sum[r]);
     float correction = 1.0f;
     if (w.flag(FA_FLAG_SINKS) && rows.query[r] < w.q_len()) {
-      float m = state.max[r] == -kInf ? -kInf : state.max[r] * scale;
+      float m = state.max[r] == -kInf ? -kInf : multiply_rounded(state.max[r], scale);
       add_sink(m, sum, correction, sinks[rows.head[r]]);
     }
     const bool nan = w.flag(FA_FLAG_EMPTY_ROW_NAN) && w.kv_len() > 0;

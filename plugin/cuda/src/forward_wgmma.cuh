@@ -51,7 +51,7 @@ struct WgmmaShared {
 };
 
 // Names of the block's barriers (0 belongs to block_sync).
-constexpr int kTurnBarrier = 1, kConsumersBarrier = 3, kGroupBarrier = 4;
+constexpr int kTurnBarrier = 1, kGroupBarrier = 3;
 
 // What one block works on.
 template <class E>
@@ -107,10 +107,6 @@ FA_DEVICE void produce_by_engine(const WgmmaShared<C>& shared,
     const RingPlace<C::kStages> at(i);
     const uint32_t full = is_v ? shared.v_full(at.slot) : shared.k_full(at.slot);
     const uint32_t tile = is_v ? shared.v(at.slot) : shared.k(at.slot);
-    if (i == 0 && !is_v) {  // the consumers bring the first K tile themselves
-      barrier_arrive(full);
-      continue;
-    }
     barrier_wait(is_v ? shared.v_free(at.slot) : shared.k_free(at.slot), at.parity ^ 1);
     barrier_expect(full, bytes);
 #pragma unroll 1
@@ -142,9 +138,7 @@ FA_DEVICE void produce_by_threads(const WgmmaShared<C>& shared,
   };
 #pragma unroll 1
   for (int i = 0; i <= count; ++i) {
-    if (i == 0) {
-      if (count > 0) barrier_arrive(shared.k_full(0));  // the consumers bring the first K tile
-    } else if (i < count) {
+    if (i < count) {
       const RingPlace<C::kStages> at(i);
       barrier_wait(shared.k_free(at.slot), at.parity ^ 1);
       load_tile<C::kKvTile, C::kDk, 128, 4>(shared.k(at.slot), block.k,
@@ -316,15 +310,10 @@ FA_DEVICE void forward_block(const Words& w, const void* q, const void* k, const
     const int group_row = first_row + 64 * group;
     load_tile<64, C::kDk, 128, 8>(shared.q(group), q_view<E>(w, q, place.batch, place.head),
                                group_row, w.q_len(), thread);
-    // The first K tile, too: the copy engine's maps take longer to make.
-    if (block.range.end > block.range.begin)
-      load_tile<C::kKvTile, C::kDk, 128 * C::kGroups, 4>(
-          shared.k(0), block.k, (block.range.end - 1) * C::kKvTile, w.kv_len(),
-          thread_index() - 128);
     copy_async_commit();
     copy_async_wait<0>();
     fence_async_proxy();
-    named_sync(kConsumersBarrier, 128 * C::kGroups);
+    named_sync(kGroupBarrier + group, 128);
 
     const int row = group_row + warp * 16 + lane / 4;
     const LaneRows rows = {{row, row + 8}, {place.head, place.head}};

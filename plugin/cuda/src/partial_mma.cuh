@@ -49,7 +49,7 @@ FA_DEVICE void store_partial(const Words& w, const float (&o)[C::kDv / 2], RowSt
     const uint32_t at = sums + (row * C::kKeyWarps + key_warp) * 8;
     const float sum = quad_sum(state.sum[r]);
     if (lane % 4 == 0) {
-      store_shared(at, state.max[r] == -kInf ? -kInf : state.max[r] * scale);
+      store_shared(at, state.max[r] == -kInf ? -kInf : multiply_rounded(state.max[r], scale));
       store_shared(at + 4, sum);
     }
 #pragma unroll

@@ -55,6 +55,8 @@ FA_DEVICE float tanh_fast(float x) {
   return 1.0f - __fdividef(2.0f, 1.0f + exp2_fast(x * (2.0f * kLog2e)));
 }
 FA_DEVICE float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+// A product that the compiler must not fuse with an addition.
+FA_DEVICE float multiply_rounded(float a, float b) { return __fmul_rn(a, b); }
 FA_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 FA_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 FA_DEVICE uint32_t float_to_bits(float x) { return __float_as_uint(x); }

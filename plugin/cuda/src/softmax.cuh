@@ -41,8 +41,10 @@ FA_DEVICE void online_softmax(float (&s)[kCount], RowState& state, float scale,
 #pragma unroll
     for (int i = 2 * r; i < kCount; i += 4) m = maximum(m, maximum(s[i], s[i + 1]));
     m = quad_max(m);
-    const float base = reference(m * scale);
-    correction[r] = exp2_fast(fused_multiply_add(state.max[r], scale, -base));
+    // Both references are rounded alike, so an unchanged maximum corrects by exactly 1; a fused
+    // product here would bend the weights of early tiles a little with every tile.
+    const float base = reference(multiply_rounded(m, scale));
+    correction[r] = exp2_fast(multiply_rounded(state.max[r], scale) - base);
     state.max[r] = m;
     float sum = state.sum[r] * correction[r];
 #pragma unroll

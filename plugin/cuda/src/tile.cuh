@@ -46,9 +46,8 @@ FA_DEVICE void load_tile(uint32_t tile, const HeadView<const E>& view, int first
   constexpr int kChunks = kColumns / kChunk<E>;
   constexpr int kAcross = kChunks < kThreads ? kChunks : kThreads;  // chunks of a row at once
   constexpr int kStep = kThreads / kAcross;                         // rows at once
-  static_assert(kChunks % kAcross == 0 && kThreads % kAcross == 0, "threads share rows evenly");
-  constexpr int kTurns = (kRows + kStep - 1) / kStep;
-  constexpr bool kExact = kRows % kStep == 0;
+  static_assert(kChunks % kAcross == 0 && kThreads % kAcross == 0 && kRows % kStep == 0,
+                "threads share the chunks evenly");
   const int row = thread / kAcross;
 #pragma unroll
   for (int chunk = thread % kAcross; chunk < kChunks; chunk += kAcross) {
@@ -57,9 +56,8 @@ FA_DEVICE void load_tile(uint32_t tile, const HeadView<const E>& view, int first
       const E* source = view.at(first_row + row, chunk * kChunk<E>);
       const int64_t step = kStep * view.row_stride;
 #pragma unroll(kUnroll)
-      for (int i = 0; i < kTurns; ++i, source += step) {
+      for (int i = 0; i < kRows / kStep; ++i, source += step) {
         const int r = row + i * kStep;
-        if (!kExact && r >= kRows) break;
         const bool inside = r < limit;
         copy_async(tile + chunk_offset<kRows>(r, chunk), inside ? source : view.base,
                    inside ? 16 : 0);

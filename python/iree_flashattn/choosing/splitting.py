@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from ..target import Target
 
 # Tasks that a split aims at. CPU: the cores of a desktop; a merge reads `splits` rows of dv floats,
-# so more would only cost. GPUs: two waves on 132 multiprocessors; a small GPU's worth on Vulkan.
-TASKS = {"cpu": 16, "cuda": 264, "spirv": 128}
+# so more would only cost. CUDA: four blocks for each of 132 multiprocessors, which
+# reads at 90 % of a copy's speed there; a small GPU's worth on Vulkan.
+TASKS = {"cpu": 16, "cuda": 528, "spirv": 128}
+# With two ranges at least a site stays with the split kernels however many tasks it has: on CUDA they
+# pack the query heads of a group, and a forward kernel's tile would be nearly empty.
+LEAST = {"cpu": 1, "cuda": 2, "spirv": 1}
 MIN_KEYS = {"cpu": 256, "cuda": 256, "spirv": 256}
 MAX_SPLITS = 64
 
@@ -33,7 +37,7 @@ def splits_for(site: AttentionSite, row: Kernel, target: Target) -> int:
     if ceil(rows / row.q_tile) != 1:
         return 1
     tasks = heads * (site.batch.static or 1)
-    wanted = ceil(TASKS[target.backend] / tasks)
+    wanted = max(LEAST[target.backend], ceil(TASKS[target.backend] / tasks))
     keys = site.kv_len.static
     most = MAX_SPLITS if keys is None else keys // MIN_KEYS[target.backend]
     return max(1, min(wanted, most, MAX_SPLITS))

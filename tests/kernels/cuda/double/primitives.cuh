@@ -58,6 +58,10 @@ inline float exp2_fast(float x) {
 }
 inline float tanh_fast(float x) { return std::tanh(x); }
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
+inline float multiply_rounded(float a, float b) {
+  volatile float product = a * b;
+  return product;
+}
 inline float maximum(float a, float b) { return std::fmax(a, b); }
 inline float bits_to_float(uint32_t bits) {
   float x;
