@@ -89,6 +89,7 @@ def of_refusal(refusal: Refusal, site: AttentionSite | None = None) -> SiteRepor
         subject=refusal.subject,
         spelling=refusal.spelling or (site.spelling if site else ""),
         description=describe(site) if site else {},
+        trail=list(refusal.trail),
     )
 
 

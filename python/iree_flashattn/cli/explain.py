@@ -28,7 +28,8 @@ def run(model: Path, flags: Sequence[str]) -> None:
     console.print(table_of(done.sites))
     for site in done.sites:
         if site["trail"]:
-            console.print(f"[bold]{site['location']}[/bold] was offered, best first:")
+            story = "was offered, best first:" if site["matched"] else "was read by these rules:"
+            console.print(f"[bold]{site['location']}[/bold] {story}")
             for line in site["trail"]:
                 console.print(f"  {line}", highlight=False)
     served = sum(site["matched"] for site in done.sites)
