@@ -75,7 +75,7 @@ def compile_shader(arguments: list[str]) -> bytes:
         code = lib.spGetEntryPointCode(request, 0, ctypes.byref(size)) if status >= 0 else None
         if not code:
             raise RuntimeError(f"slangc {' '.join(arguments)}\n{said}")
-        return _narrowed(ctypes.string_at(code, size.value))
+        return _tidied(ctypes.string_at(code, size.value))
     finally:
         lib.spDestroyCompileRequest(request)
 
@@ -83,16 +83,29 @@ def compile_shader(arguments: list[str]) -> bytes:
 # Slang asks for small types in uniform buffers too, which fewer devices have; the shaders keep
 # them in storage buffers only. Capability numbers: SPIR-V specification, section 3.31.
 _NARROWER = {4434: 4433, 4449: 4448}  # UniformAndStorageBuffer{16,8}BitAccess, StorageBuffer…
-_OP_CAPABILITY = (2 << 16) | 17
+_OP_CAPABILITY = 17
+# OpSourceContinued, OpSource, OpSourceExtension, OpName, OpMemberName: older validators do not
+# know Slang as a source language, and names are half of a module.
+_DEBUG = {2, 3, 4, 5, 6}
+_OP_FUNCTION = 54
 
 
-def _narrowed(module: bytes) -> bytes:
+def _tidied(module: bytes) -> bytes:
+    """The module with capabilities narrowed and debug information dropped."""
     words = array("I", module)
-    at = 5  # after the header; capabilities come first
-    while at + 1 < len(words) and words[at] == _OP_CAPABILITY:
-        words[at + 1] = _NARROWER.get(words[at + 1], words[at + 1])
-        at += 2
-    return words.tobytes()
+    tidy, at = words[:5], 5
+    while at < len(words):
+        opcode, length = words[at] & 0xFFFF, words[at] >> 16
+        if opcode == _OP_FUNCTION:  # code follows
+            tidy.extend(words[at:])
+            break
+        instruction = words[at : at + length]
+        if opcode == _OP_CAPABILITY:
+            instruction[1] = _NARROWER.get(instruction[1], instruction[1])
+        if opcode not in _DEBUG:
+            tidy.extend(instruction)
+        at += length
+    return tidy.tobytes()
 
 
 def is_valid(module: bytes) -> bool:
