@@ -1,0 +1,129 @@
+"""Attention as people write it in PyTorch, through iree-turbine's exporter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from iree.turbine import aot
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from .exported import Exported, Generator
+
+LOWEST = torch.finfo(torch.float32).min
+
+
+class Function(torch.nn.Module):
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments):  # noqa: ANN002, ANN201
+        return self.function(*arguments)
+
+
+def export(
+    model: torch.nn.Module, inputs: list[torch.Tensor], sites: int, decomposed: bool = False
+) -> Exported:
+    model = model.eval()
+    with torch.no_grad():
+        outputs = model(*inputs)
+        if decomposed:
+            program = torch.export.export(model, tuple(inputs)).run_decompositions()
+            text = str(aot.export(program).mlir_module)
+        else:
+            text = str(aot.export(model, args=tuple(inputs)).mlir_module)
+    outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
+    return Exported(
+        text, "main", [t.numpy() for t in inputs], [t.detach().numpy() for t in outputs], sites
+    )
+
+
+def qkv(heads: int = 4, kv_heads: int = 4, rows: int = 12, keys: int = 12) -> list[torch.Tensor]:
+    torch.manual_seed(11)
+    shapes = [(2, heads, rows, 16), (2, kv_heads, keys, 16), (2, kv_heads, keys, 16)]
+    return [torch.randn(s) for s in shapes]
+
+
+def eager(q, k, v):  # noqa: ANN001, ANN201
+    return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(16), -1) @ v
+
+
+def masked(q, k, v):  # noqa: ANN001, ANN201
+    s = q @ k.transpose(-1, -2) * 0.25
+    causal = torch.ones(12, 12, dtype=torch.bool).tril()
+    return torch.softmax(s.masked_fill(~causal, LOWEST), -1) @ v
+
+
+def window(q, k, v):  # noqa: ANN001, ANN201
+    i, j = torch.arange(12)[:, None], torch.arange(12)[None, :]
+    keep = (j <= i) & (j > i - 4)
+    return torch.softmax(torch.where(keep, q @ k.transpose(-1, -2), -torch.inf), -1) @ v
+
+
+def einsum(q, k, v):  # noqa: ANN001, ANN201
+    p = torch.softmax(torch.einsum("bhqd,bhkd->bhqk", q, k) * 0.25, -1)
+    return torch.einsum("bhqk,bhkd->bqhd", p, v).flatten(2)
+
+
+def repeated(q, k, v):  # noqa: ANN001, ANN201
+    return eager(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
+
+
+def softcapped(q, k, v):  # noqa: ANN001, ANN201
+    s = torch.tanh(q @ k.transpose(-1, -2) * 0.25 / 20.0) * 20.0
+    return torch.softmax(s, -1) @ v
+
+
+def logsumexp(q, k, v):  # noqa: ANN001, ANN201
+    s = q @ k.transpose(-1, -2) * 0.25
+    return torch.exp(torch.log_softmax(s, -1)) @ v
+
+
+def weights(q, k, v):  # noqa: ANN001, ANN201
+    p = torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1)
+    return p @ v, p
+
+
+def talking_heads(q, k, v):  # noqa: ANN001, ANN201
+    p = torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1)
+    return torch.einsum("bhqk,hg->bgqk", p, torch.ones(4, 4) / 4) @ v
+
+
+def gated(q, k, v):  # noqa: ANN001, ANN201
+    return torch.nn.functional.silu(q @ k.transpose(-1, -2)) @ v
+
+
+class SelfAttention(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x):  # noqa: ANN001, ANN201
+        return self.attention(x, x, x)
+
+
+def _of(function: Callable, sites: int = 1, decomposed: bool = False, **shape: int) -> Generator:
+    return lambda: export(Function(function), qkv(**shape), sites, decomposed)
+
+
+MODELS: dict[str, Generator] = {
+    "eager": _of(eager),
+    "eager_cross": _of(eager, rows=5, keys=9),
+    "masked": _of(masked),
+    "window": _of(window),
+    "einsum": _of(einsum),
+    "repeated_heads": _of(repeated, kv_heads=2),
+    "softcapped": _of(softcapped),
+    "logsumexp": _of(logsumexp),
+    "weights": _of(weights),
+    "sdpa": _of(sdpa),
+    "sdpa_causal": _of(lambda q, k, v: sdpa(q, k, v, is_causal=True)),
+    "sdpa_decomposed": _of(sdpa, decomposed=True),
+    "sdpa_gqa": _of(lambda q, k, v: sdpa(q, k, v, enable_gqa=True), kv_heads=2),
+    "multihead_attention": lambda: export(SelfAttention(), [torch.randn(2, 12, 32)], 1),
+    "talking_heads": _of(talking_heads, sites=0),
+    "gated": _of(gated, sites=0),
+}
