@@ -102,6 +102,12 @@ def test_words_of_a_plain_site(bench) -> None:
     assert {name: values[WORD[name]] for name in expected} == expected
 
 
+def test_scale_that_f32_cannot_hold(bench) -> None:
+    module = bench.attention()
+    bench.substitute(module, lambda site: setattr(site, "scale", -1e39))
+    assert word(module, "SCALE") == bits(-math.inf)
+
+
 @pytest.mark.parametrize(
     ("changes", "flags"),
     [

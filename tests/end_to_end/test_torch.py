@@ -192,3 +192,19 @@ def test_nan_in_a_query_stays_in_its_row(compile_served: Callable) -> None:
     expected[0, 1, 7] = True
     assert (np.isnan(result).all(-1) == expected).all()
     assert (np.isnan(result).any(-1) == expected).all()
+
+
+def test_one_kernel_with_and_without_weights(compile_served: Callable) -> None:
+    """Two executables hold the same kernel, and the compiler links them into one."""
+
+    def both(q, k, v):  # noqa: ANN001, ANN202
+        p = torch.softmax(q @ k.transpose(-1, -2) / 4, -1)
+        return p @ v, p, sdpa(k, v, q)
+
+    case = Case("both", both, qkv(1, 2, 20, 16))
+    done = compile_served(export(case), sites=2)
+    assert sorted(site["weights"] for site in done.sites) == [False, True]
+    arguments = tensors(case.shapes, F32)
+    results = running.load(done.vmfb, "main")(*(to_array(x) for x in arguments))
+    for result, expected in zip(results, both(*arguments), strict=True):
+        np.testing.assert_allclose(running.to_float(result), expected.numpy(), atol=5e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 
 from iree.compiler import ir
@@ -41,7 +42,8 @@ class Builder:
         return self.constant(value - (value >> 31 << 32), self.i32)
 
     def float_word(self, value: float) -> ir.Value:
-        return self.word(struct.unpack("<I", struct.pack("<f", value))[0])
+        rounded = ctypes.c_float(value).value  # infinite where f32 cannot hold it
+        return self.word(struct.unpack("<I", struct.pack("<f", rounded))[0])
 
     def binary(self, op: type, a: ir.Value, b: ir.Value) -> ir.Value:
         return op(a, b, loc=self.location, ip=self.point).result
