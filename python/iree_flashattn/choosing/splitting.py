@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Tasks that a split aims at. CPU: the cores of a desktop; a merge reads `splits` rows of dv floats,
 # so more would only cost. CUDA: four blocks for each of 132 multiprocessors, which
 # reads at 90 % of a copy's speed there; a small GPU's worth on Vulkan.
-TASKS = {"cpu": 16, "cuda": 528, "spirv": 128}
+TASKS = {"cpu": 16, "cuda": 528, "spirv": 1056}
 # With two ranges at least a site stays with the split kernels however many tasks it has: on CUDA they
 # pack the query heads of a group, and a forward kernel's tile would be nearly empty.
 LEAST = {"cpu": 1, "cuda": 2, "spirv": 1}
