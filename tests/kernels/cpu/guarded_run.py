@@ -1,10 +1,11 @@
 """A program: runs problems with every buffer between two inaccessible pages, so that the first
-byte read or written outside ends it with a fault. Arguments: kernel name, then "end" or "start":
-the side on which buffers touch the guard."""
+byte read or written outside ends it with a fault. Argument: the kernel's name. Every problem runs
+twice: buffers touch the guard with their start, then with their end."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import sys
 
@@ -42,12 +43,12 @@ def protect(array: np.ndarray | None, side: str) -> np.ndarray | None:
 
 
 def main() -> None:
-    kernel, side = catalog.find(sys.argv[1]), sys.argv[2]
-    cpu_native.Scratch.of = staticmethod(
-        lambda size: cpu_native.Scratch(guarded(size, side, 64))
-    )
+    kernel = catalog.find(sys.argv[1])
     ran = 0
-    for problem in problems.small():
+    for side, problem in itertools.product(("start", "end"), problems.small()):
+        cpu_native.Scratch.of = staticmethod(
+            lambda size, side=side: cpu_native.Scratch(guarded(size, side, 64))
+        )
         problem = problem.with_element(kernel.element)
         if kernel.role == "partial" and problem.weights:
             continue
@@ -62,7 +63,7 @@ def main() -> None:
         np.testing.assert_allclose(got, reference, atol=2e-2 if kernel.element == "bf16" else 4e-3)
         ran += 1
         del made
-    print(f"{ran} problems")
+    print(f"{ran} runs")
 
 
 if __name__ == "__main__":
