@@ -58,7 +58,7 @@ def masked(q, k, v):  # noqa: ANN001, ANN201
 
 def window(q, k, v):  # noqa: ANN001, ANN201
     i, j = torch.arange(12)[:, None], torch.arange(12)[None, :]
-    keep = (j <= i) & (j > i - 4)
+    keep = torch.logical_and(j <= i, j > i - 4)
     return torch.softmax(torch.where(keep, q @ k.transpose(-1, -2), -torch.inf), -1) @ v
 
 

@@ -52,5 +52,6 @@ MODELS: dict[str, Generator] = {
     f"{name}_{implementation}": _of(name, implementation)
     for name in CONFIGS
     for implementation in ("eager", "sdpa")
-    if (name, implementation) != ("gemma2", "sdpa")
+    # transformers has no SDPA for gemma2, and torch.export cannot view gpt2's result
+    if (name, implementation) not in (("gemma2", "sdpa"), ("gpt2", "sdpa"))
 }
