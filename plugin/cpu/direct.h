@@ -10,6 +10,7 @@ namespace {
 constexpr int64_t kDirectRows = 8;
 // How far ahead of its use memory is asked for, in bytes.
 constexpr int64_t kAhead = 8192;
+constexpr int64_t kLine = 64 / sizeof(Element);  // elements of a cache line
 
 FA_INLINE void prefetch_ahead(const Element *x) {
   __builtin_prefetch(reinterpret_cast<const char *>(x) + kAhead);
@@ -26,13 +27,13 @@ FA_INLINE void direct_scores(const Problem &p, const float *q, int64_t q_step, c
                              int64_t keys, float *s) {
   for (int64_t j = 0; j < keys; j += W) {
     const Element *rows[W];
-    for (int i = 0; i < W; ++i) rows[i] = k + (j + i < keys ? j + i : keys - 1) * p.ks.row;
-    // One row of Q leaves the memory as the only limit: everything is asked for at once. With more,
-    // each asks for its share of the keys, so that requests come as fast as they are served.
-    if constexpr (M == 1)
-      for (int i = 0; i < W; ++i)
-        for (int64_t c = 0; c < p.dk; c += 64 / int64_t(sizeof(Element)))
-          prefetch_ahead(rows[i] + c);
+    for (int i = 0; i < W; ++i) {
+      rows[i] = k + (j + i < keys ? j + i : keys - 1) * p.ks.row;
+      // One row of Q leaves the memory as the only limit: everything is asked for at once. With
+      // more, each asks for its share of the keys, as requests that come in bursts block others.
+      if constexpr (M == 1)
+        for (int64_t c = 0; c < p.dk; c += kLine) prefetch_ahead(rows[i] + c);
+    }
     for (int r = 0; r < M; ++r) {
       Vec acc[W] = {};
       int64_t c = 0;
@@ -66,9 +67,9 @@ FA_INLINE void direct_tile(const float *s, const Element *v, int64_t step, int64
     for (int j = 0; j < N; ++j) acc[i][j] = load(c + i * c_step + j * W) * splat(factor[i]);
   for (int64_t key = 0; key < keys; ++key) {
     const Element *row = v + key * step;
+    for (int64_t c = 0; c < columns; c += kLine) prefetch_ahead(row + c);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      prefetch_ahead(row + j * W);
       Vec x = kTail ? load_n(row + j * W, columns - j * W) : load(row + j * W);
 #pragma unroll
       for (int i = 0; i < M; ++i) acc[i][j] = fma(splat(s[i * kKvTile + key]), x, acc[i][j]);
