@@ -16,7 +16,7 @@ from . import running
 
 _ROUNDS = 400_000
 _TASKS = 16
-_READ_MEGABYTES = 512
+_READ_MEGABYTES = 256
 _LAYOUT = (
     "#hal.pipeline.layout<bindings = [#hal.pipeline.binding<storage_buffer, ReadOnly>,"
     " #hal.pipeline.binding<storage_buffer>]>"
@@ -38,7 +38,7 @@ def host_target() -> Target:
     return parse_target(executable_targets(text)[0])
 
 
-def measure(seconds: float = 2.0) -> Machine:
+def measure(seconds: float = 1.0) -> Machine:
     """Best of several runs: peaks are what the machine reaches, not what it reaches on average."""
     target = host_target()
     lanes = 16 if "avx512f" in target.features else 8 if "avx2" in target.features else 4

@@ -26,6 +26,9 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RuntimeError(f"--out {out}: {error.strerror}") from error
+    todo = [] if models else problems.selected(only, elements)
+    if not models and not todo:
+        raise RuntimeError(f"--only {only}: no problem has that in its name")
     with console.status("the machine's peaks"):
         machine = machines.measure()
     console.print(
@@ -35,9 +38,6 @@ def run(
     if models:
         _run_models(console, machine, only, out, seconds)
         return
-    todo = problems.selected(only, elements)
-    if not todo:
-        raise RuntimeError(f"--only {only}: no problem has that in its name")
     results = []
     with console.status("") as status:
         for problem in todo:

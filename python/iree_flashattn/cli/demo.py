@@ -85,7 +85,7 @@ def _add_rows(case: Case, table: Table) -> None:
         for name, function in functions.items()
     }
     calls = {name: (lambda f=f: f(*arguments)) for name, f in functions.items()}
-    times = {name: running.median(t) for name, t in running.interleaved(calls, 3.0, 5).items()}
+    times = {name: running.median(t) for name, t in running.interleaved(calls, 2.0, 3).items()}
     base = times["stock IREE"]
     for index, (name, seconds) in enumerate(times.items()):
         table.add_row(

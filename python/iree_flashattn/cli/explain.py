@@ -22,6 +22,8 @@ def run(model: Path, flags: Sequence[str]) -> None:
     except CompileError as error:
         raise RuntimeError(f"iree-compile: {error}") from error
     console = Console()
+    for site in done.sites:
+        site["location"] = site["location"].replace(str(model), model.name, 1)
     if not done.sites:
         console.print(f"{model}: no attention found")
         return
