@@ -8,14 +8,17 @@ row behind it. A matrix shape cannot be asked of the device, so matrix rows need
 from __future__ import annotations
 
 import re
+from math import prod
 from typing import TYPE_CHECKING
+
+from iree.compiler import ir
 
 from .demands import operands
 
 if TYPE_CHECKING:
     from ..catalog import Kernel
     from ..extent import Extent
-    from ..site import AttentionSite
+    from ..site import AttentionSite, View
     from ..target import Target
 
 _MAX_BUFFER = 2**32 - 1  # bytes: VkPhysicalDeviceLimits::maxStorageBufferRange is 32 bits
@@ -66,11 +69,23 @@ def refuses(row: Kernel, site: AttentionSite) -> str | None:
         size = last.static
         if size is not None and (size + 1) * _BYTES[view.dtype] > _MAX_BUFFER:
             return f"{name} takes over 4 GiB, the most that a storage buffer holds"
+        if row.extra.get("whole_words") and not _whole_words(view):
+            return f"the bytes of {name} may not be a multiple of 4"
         if row.extra.get("aligned") and name in ("Q", "K", "V"):
             steps = (view.offset, *view.strides[:3])
             if view.strides[3] != 1 or not all(_multiple(step, 8) for step in steps):
                 return f"{name} does not lie in whole 16-byte units"
     return None
+
+
+def _whole_words(view: View) -> bool:
+    """Whether the tensor takes a multiple of 4 bytes, whatever its sizes at run time."""
+    if view.value is None:
+        return True
+    kind = ir.RankedTensorType(view.value.type)
+    axes = range(kind.rank)
+    static = (kind.get_dim_size(axis) for axis in axes if not kind.is_dynamic_dim(axis))
+    return prod(static, start=_BYTES[view.dtype]) % 4 == 0
 
 
 def _multiple(extent: Extent, divisor: int) -> bool:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import spirv_device
+from cpu_cases import torch_result
 from iree_flashattn import catalog
+from iree_flashattn.operands import Operands
 from iree_flashattn.problems import Problem, causal, small
+from support.accuracy import TINY, largest_error
 
 
 def attending() -> list:
@@ -46,3 +50,24 @@ def serves(kernel: catalog.Kernel, problem: Problem) -> bool:
     if p.q_len > (kernel.rows_max or p.q_len):
         return False
     return not kernel.extra.get("aligned") or p.padding % 8 == 0
+
+
+def fits(kernel: catalog.Kernel, made: Operands) -> bool:
+    """What depends on the operands as they lie in memory."""
+    if not kernel.extra.get("whole_words"):
+        return True
+    buffers = [made.q.buffer, made.k.buffer, made.v.buffer, made.o.buffer, made.mask, made.bias]
+    return all(x is None or x.nbytes % 4 == 0 for x in buffers)
+
+
+def check(made: Operands, kernel_name: str) -> None:
+    """Error of O at most twice PyTorch's. (Vulkan allows exp2 an error of several ULP, hence the
+    end-to-end tests' tiny term.) NaNs exactly where the reference has them."""
+    exact = made.reference().out
+    theirs, known = torch_result(made)[0], np.isfinite(exact)
+    known &= np.isfinite(theirs)  # PyTorch may have NaN where we promise 0
+    limit = 2 * largest_error(theirs[known], exact[known])
+    error = largest_error(made.result(), exact)
+    assert error <= limit + TINY[made.problem.element], (
+        f"{kernel_name} on {made.problem}: error of O is {error:.3g}, twice PyTorch's {limit:.3g}"
+    )

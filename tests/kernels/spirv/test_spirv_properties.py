@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import spirv_device
-from cpu_cases import check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iree_flashattn import operands
 from iree_flashattn.problems import Problem
-from spirv_cases import attending
+from spirv_cases import attending, check
 
 # One kernel of each source: the others differ in tile sizes and element types.
 NAMES = ("fa_forward_f32_tile_d64", "fa_forward_f32_lane8_d64", "fa_partial_f32_team8_d64")
