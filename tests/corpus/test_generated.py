@@ -12,8 +12,8 @@ from importlib.util import find_spec
 import iree.runtime as rt
 import numpy as np
 import pytest
-from corpus.generate.exported import Generator
 
+from corpus.generate.exported import Generator
 from iree_flashattn.compiling import LOCAL, compile_module
 
 FAMILIES = {

@@ -161,3 +161,19 @@ def test_guard_that_writes_something_else(attention: Attention) -> None:
     body = ["%n = arith.cmpf une, %b0, %b0 : f32", f"%r = arith.select %n, {one}, %b0 : f32"]
     p = net.elementwise([(p, [0, 1, 2])], p.shape, body, "%r", lambda a: a)
     assert attention.refusal(attention.values(p)).rule == "softmax"
+
+
+@pytest.mark.parametrize("lowest", [LOWEST, -10.0])
+def test_clamp_at_the_lowest_number_changes_the_fill_alone(
+    attention: Attention, lowest: float
+) -> None:
+    net = attention.net
+    s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], attention.scores(), -math.inf, True)
+    bound = net.scalar(lowest)
+    body = [f"%c = arith.cmpf ogt, %b0, {bound} : f32",
+            f"%r = arith.select %c, %b0, {bound} : f32"]  # fmt: skip
+    s = net.elementwise([(s, [0, 1, 2])], s.shape, body, "%r", lambda a: np.maximum(a, lowest))
+    if lowest == LOWEST:
+        assert attention.site(finish(attention, s)).fill == LOWEST
+    else:
+        assert "clamped" in attention.refusal(finish(attention, s)).reason

@@ -232,4 +232,34 @@ def _compare_ints(name: str, args: tuple[Node, ...]) -> Node:
             inner = inner.args[0]
         if inner is not a and inner.dtype == "i1":  # type: ignore[attr-defined]
             return inner if name == "cmpi.ne" else negate(inner)
-    return Apply(name, args, "i1")
+    decided = _decided(name[5:], a, b)
+    return Apply(name, args, "i1") if decided is None else Const(decided, "i1")
+
+
+def _decided(predicate: str, a: Node, b: Node) -> bool | None:
+    """A comparison of positions that holds, or fails, wherever the axes are."""
+    left, right = as_lin(a), as_lin(b)
+    if left is None or right is None or predicate[0] == "u":
+        return None
+    low, high = _bounds(left.add(right, -1))
+    if low is None or high is None:
+        return None
+    if predicate in ("slt", "sge") and (high < 0 or low >= 0):
+        return (high < 0) == (predicate == "slt")
+    if predicate in ("sle", "sgt") and (high <= 0 or low > 0):
+        return (high <= 0) == (predicate == "sle")
+    return None
+
+
+def _bounds(lin: Lin) -> tuple[float | None, float | None]:
+    """(least, largest) value of a form; infinite where a size is known only at run time."""
+    if not isinstance(lin.const, int):
+        return None, None
+    low: float = lin.const
+    high: float = lin.const
+    for atom, c in lin.terms:
+        if not isinstance(c, int):
+            return None, None
+        reach = c * (atom.extent - 1) if isinstance(atom.extent, int) else c * math.inf
+        low, high = low + min(0, reach), high + max(0, reach)
+    return low, high

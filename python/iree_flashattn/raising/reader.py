@@ -14,7 +14,7 @@ from .axes import ZERO, Lin, Size, Space
 from .expr import Apply, Load, Node, Reduce
 from .folding import apply
 from .moves import STRUCTURAL
-from .region import outer_scalar, scalar_name
+from .region import Unsupported, outer_scalar, scalar_name
 from .shared import Shared
 from .sizes import result_number
 from .structure import LinalgOp, Map
@@ -118,7 +118,12 @@ class Reader:
             return None
         count = len(info.body.arguments)  # type: ignore[union-attr]
         arguments = [self._operand(info, i, loops) for i in range(count)]
-        return program.run(arguments, tuple(loops))
+        if program.gathers:  # indices have to be known as positions
+            arguments = [self.head(a) if a.dtype[0] == "i" else a for a in arguments]  # type: ignore[attr-defined]
+        try:
+            return program.run(arguments, tuple(loops))
+        except Unsupported:
+            return None
 
     def _operand(self, info: LinalgOp, index: int, loops: list[Lin]) -> Node:
         value = info.ins[index] if index < len(info.ins) else info.outs[index - len(info.ins)]

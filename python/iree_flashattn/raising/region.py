@@ -6,13 +6,13 @@ A body is read once into a list of steps; evaluating it with other operands is c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from iree.compiler import ir
 
 from .axes import Lin
-from .expr import Const, Node, Position, Scalar
-from .folding import CMPF, CMPI, apply
+from .expr import Const, Load, Node, Position, Scalar
+from .folding import CMPF, CMPI, apply, as_lin
 from .index import Index
 from .sizes import Sizes
 
@@ -41,7 +41,7 @@ class Program:
     results: list[int]
     count: int
     steps: list[tuple[int, Callable[[list[Node], tuple[Lin, ...]], Node]]]
-    loads: bool = field(default=False)
+    gathers: bool = False  # reads tensors at computed indices
 
     def run(self, arguments: list[Node], coords: tuple[Lin, ...]) -> list[Node]:
         slots: list[Node] = [None] * self.count  # type: ignore[list-item]
@@ -101,7 +101,7 @@ def compile_block(op: ir.Operation, index: Index, sizes: Sizes) -> Program:
     builder = _Builder(index, sizes)
     arguments = [builder.slot(a) for a in op.regions[0].blocks[0].arguments]
     results = builder.block(op)
-    return Program(arguments, results, builder.count, builder.steps)
+    return Program(arguments, results, builder.count, builder.steps, builder.gathers)
 
 
 class _Builder:
@@ -111,6 +111,7 @@ class _Builder:
         self.slots: dict[ir.Value, int] = {}
         self.count = 0
         self.steps: list = []
+        self.gathers = False
 
     def slot(self, value: ir.Value) -> int:
         self.slots[value] = self.count
@@ -148,8 +149,12 @@ class _Builder:
             self.steps.append((self.slot(op.results[0]), lambda _s, _c, node=node: node))
         elif name == "tensor.empty":
             self.slots[op.results[0]] = -1
+        elif name == "tensor.extract" and len(op.operands) > 1:
+            self._gather(op)
         elif name in ("tensor.from_elements", "tensor.extract"):
             self._rank_zero(op, name)
+        elif name == "cf.assert":
+            pass  # says that indices are in range, which reading takes for granted
         elif name == "linalg.generic":
             self._nested(op)
         else:
@@ -165,6 +170,24 @@ class _Builder:
 
         def make(slots: list[Node], _coords: tuple[Lin, ...]) -> Node:
             return apply(name, tuple(slots[i] for i in arguments), dtype)
+
+        self.steps.append((slot, make))
+
+    def _gather(self, op: ir.Operation) -> None:
+        """An element of a captured tensor at computed indices: a load where they are positions."""
+        tensor = op.operands[0]
+        indices = [self.read(v) for v in list(op.operands)[1:]]
+        shape = self.sizes.shape(tensor)
+        dtype = dtype_of(tensor.type.element_type)
+        slot = self.slot(op.results[0])
+        self.gathers = True
+
+        def make(slots: list[Node], _coords: tuple[Lin, ...]) -> Node:
+            forms = [as_lin(slots[i]) for i in indices]
+            if any(f is None for f in forms):
+                raise Unsupported("tensor.extract at run-time indices")
+            fixed = [Lin() if n == 1 else f for n, f in zip(shape, forms, strict=True)]
+            return Load(tensor, tuple(f for f in fixed if f is not None), dtype)
 
         self.steps.append((slot, make))
 

@@ -204,6 +204,9 @@ def _tanh(reader: Reader, head: Apply, keys: set) -> Score:
 def _select(reader: Reader, head: Apply, keys: set) -> Score:
     condition, yes, no = head.args
     if _is_score(reader, condition, keys):
+        clamped = _spelled_clamp(reader, condition, yes, no)
+        if clamped is not None:
+            return _clamp(reader, *clamped, keys)
         raise Refuse(RULE, "the mask depends on the scores", "select")
     side = _one_score(reader, head, (yes, no), keys)
     score = parse_score(reader, (yes, no)[side], keys)
@@ -213,9 +216,40 @@ def _select(reader: Reader, head: Apply, keys: set) -> Score:
     return score
 
 
+def _maximum(reader: Reader, head: Apply, keys: set) -> Score:
+    side = _one_score(reader, head, head.args, keys)
+    return _clamp(reader, head.args[side], head.args[1 - side], keys)
+
+
+def _spelled_clamp(
+    reader: Reader, condition: Node, yes: Node, no: Node
+) -> tuple[Node, Node] | None:
+    """(x, c) of select(x > c, x, c)."""
+    compare = strip_casts(reader, condition)
+    if not isinstance(compare, Apply) or compare.name not in ("cmpf.ogt", "cmpf.oge", "cmpf.ugt"):
+        return None
+    unifier = Unifier(reader, set())
+    left, right = compare.args
+    return (yes, no) if unifier.same(left, yes) and unifier.same(right, no) else None
+
+
+def _clamp(reader: Reader, node: Node, bound: Node, keys: set) -> Score:
+    """max(scores, the lowest number): it changes -inf alone."""
+    score = parse_score(reader, node, keys)
+    constant = strip_casts_constant(reader, bound)
+    lowest = float(constant.value) if isinstance(constant, Const) else 0.0
+    if lowest > (-6e4 if getattr(node, "dtype", "") == "f16" else -_FAR):
+        raise Refuse(RULE, "the scores are clamped from below", "maximumf")
+    if score.bias or score.after:
+        raise Refuse(RULE, "scores with a bias are clamped from below", "maximumf")
+    score.fill = max(score.fill, lowest)
+    return score
+
+
 _RULES = {
     "truncf": _cast, "extf": _cast, "mulf": _mul, "divf": _div, "negf": _neg,
     "addf": _add, "subf": _add, "tanh": _tanh, "select": _select,
+    "maximumf": _maximum, "maxnumf": _maximum,
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from .exported import Exported, Generator
 
 
-def _of(function, sites: int = 1, kv_heads: int = 4) -> Generator:  # noqa: ANN001
+def _of(function, sites: int = 1, kv_heads: int = 4) -> Generator:
     def make() -> Exported:
         rng = np.random.default_rng(5)
         shapes = [(2, 12, 4, 16), (2, 12, kv_heads, 16), (2, 12, kv_heads, 16)]
@@ -20,12 +20,12 @@ def _of(function, sites: int = 1, kv_heads: int = 4) -> Generator:  # noqa: ANN0
     return make
 
 
-def einsum(q, k, v):  # noqa: ANN001, ANN201
+def einsum(q, k, v):
     s = jnp.einsum("bqhd,bkhd->bhqk", q, k) / 4.0
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(s, axis=-1), v)
 
 
-def mixed_heads(q, k, v):  # noqa: ANN001, ANN201
+def mixed_heads(q, k, v):
     p = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k), axis=-1)
     return jnp.einsum("bhqk,bkhd->bqhd", p * p, v)
 

@@ -19,7 +19,7 @@ class Function(torch.nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *arguments):  # noqa: ANN002, ANN201
+    def forward(self, *arguments):
         return self.function(*arguments)
 
 
@@ -46,52 +46,52 @@ def qkv(heads: int = 4, kv_heads: int = 4, rows: int = 12, keys: int = 12) -> li
     return [torch.randn(s) for s in shapes]
 
 
-def eager(q, k, v):  # noqa: ANN001, ANN201
+def eager(q, k, v):
     return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(16), -1) @ v
 
 
-def masked(q, k, v):  # noqa: ANN001, ANN201
+def masked(q, k, v):
     s = q @ k.transpose(-1, -2) * 0.25
     causal = torch.ones(12, 12, dtype=torch.bool).tril()
     return torch.softmax(s.masked_fill(~causal, LOWEST), -1) @ v
 
 
-def window(q, k, v):  # noqa: ANN001, ANN201
+def window(q, k, v):
     i, j = torch.arange(12)[:, None], torch.arange(12)[None, :]
     keep = torch.logical_and(j <= i, j > i - 4)
     return torch.softmax(torch.where(keep, q @ k.transpose(-1, -2), -torch.inf), -1) @ v
 
 
-def einsum(q, k, v):  # noqa: ANN001, ANN201
+def einsum(q, k, v):
     p = torch.softmax(torch.einsum("bhqd,bhkd->bhqk", q, k) * 0.25, -1)
     return torch.einsum("bhqk,bhkd->bqhd", p, v).flatten(2)
 
 
-def repeated(q, k, v):  # noqa: ANN001, ANN201
+def repeated(q, k, v):
     return eager(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
 
 
-def softcapped(q, k, v):  # noqa: ANN001, ANN201
+def softcapped(q, k, v):
     s = torch.tanh(q @ k.transpose(-1, -2) * 0.25 / 20.0) * 20.0
     return torch.softmax(s, -1) @ v
 
 
-def logsumexp(q, k, v):  # noqa: ANN001, ANN201
+def logsumexp(q, k, v):
     s = q @ k.transpose(-1, -2) * 0.25
     return torch.exp(torch.log_softmax(s, -1)) @ v
 
 
-def weights(q, k, v):  # noqa: ANN001, ANN201
+def weights(q, k, v):
     p = torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1)
     return p @ v, p
 
 
-def talking_heads(q, k, v):  # noqa: ANN001, ANN201
+def talking_heads(q, k, v):
     p = torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1)
     return torch.einsum("bhqk,hg->bgqk", p, torch.ones(4, 4) / 4) @ v
 
 
-def gated(q, k, v):  # noqa: ANN001, ANN201
+def gated(q, k, v):
     return torch.nn.functional.silu(q @ k.transpose(-1, -2)) @ v
 
 
@@ -101,7 +101,7 @@ class SelfAttention(torch.nn.Module):
         torch.manual_seed(3)
         self.attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
 
-    def forward(self, x):  # noqa: ANN001, ANN201
+    def forward(self, x):
         return self.attention(x, x, x)
 
 

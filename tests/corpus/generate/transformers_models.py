@@ -33,12 +33,12 @@ class Hidden(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens):  # noqa: ANN001, ANN201
+    def forward(self, tokens):
         return self.model(tokens, use_cache=False).last_hidden_state
 
 
 def _of(name: str, implementation: str) -> Generator:
-    def make():  # noqa: ANN202
+    def make():
         torch.manual_seed(5)
         config = CONFIGS[name]()
         config._attn_implementation = implementation
