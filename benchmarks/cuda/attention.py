@@ -4,8 +4,8 @@
 
 Device times by events around a few launches, inputs from N(0, 1), contenders interleaved round by
 round, medians over the rounds. TFLOP/s count the products inside the causal triangle; GB/s count
-each byte of K and V once. The error is that of the first head
-against float64, relative in the Euclidean norm.
+each byte of K and V once. The error is that of the first head against float64, relative in the
+Euclidean norm.
 """
 
 from __future__ import annotations

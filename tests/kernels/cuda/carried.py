@@ -64,7 +64,11 @@ def compile_all(folder: Path) -> None:
                 refused.append(f"{name}: {[site['reason'] for site in done.sites]}")
                 continue
             (folder / f"{name}.vmfb").write_bytes(done.vmfb)
-            manifest.append({"name": name, "kernel": done.sites[0]["kernel"], "problem": asdict(p)})
+            # A plain softmax over nothing but -inf is NaN.
+            meant = replace(p, empty_row_nan=spelling is modules.decomposed)
+            manifest.append(
+                {"name": name, "kernel": done.sites[0]["kernel"], "problem": asdict(meant)}
+            )
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     print(f"{len(manifest)} modules, {len(refused)} left to stock code", *refused, sep="\n  ")
 
