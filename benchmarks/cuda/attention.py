@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "python"), str(ROOT / "tests" / "kernels" / "cuda")]
 
 import gpu_driver  # noqa: E402
+
 from iree_flashattn import catalog  # noqa: E402
 from iree_flashattn.abi import FLAG, WORD, WORD_COUNT  # noqa: E402
 from iree_flashattn.problems import Problem, causal  # noqa: E402
@@ -63,9 +64,9 @@ def decode(element: str) -> list[Problem]:
     shapes = [(16, 32, 8, 16384), (1, 32, 8, 262144), (64, 64, 8, 4096), (4, 32, 32, 16384)]
     return [
         Problem(f"decode_{element}_b{b}_h{h}_{kv}_s{s}", batch=b, heads=h, kv_heads=kv, q_len=1,
-                kv_len=s, dk=128, element=element)  # fmt: skip
+                kv_len=s, dk=128, element=element)
         for b, h, kv, s in shapes
-    ]
+    ]  # fmt: skip
 
 
 def words_of(p: Problem, splits: int) -> np.ndarray:
@@ -160,7 +161,7 @@ def copy_bandwidth() -> float:
 
 
 def serving(ours: list[Ours], p: Problem) -> list[Ours]:
-    """The rows made for the problem's head dim; general ones only where a plain one lacks something."""
+    """The rows made for the problem's head dim; general ones only where no plain one serves."""
     role = "partial" if p.q_len == 1 else "forward"
     fit = [
         c for c in ours
@@ -217,7 +218,7 @@ def measure(p: Problem, ours: list[Ours], rounds: int) -> dict:
     work = p.flops / 1e9
     bytes_kv = (k.nbytes + v.nbytes) / 1e6
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for name, run in runs.items():
+    for run in runs.values():
         time_once(run, 2)
     for _ in range(rounds):
         for name, run in runs.items():

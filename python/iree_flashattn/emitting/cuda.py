@@ -42,6 +42,7 @@ def variant(
     (row,) = rows
     path = resources.kernel_file("cuda", image_name(row))
     x, y, z = (*row.workgroup, 1, 1)[:3]
+    shared = [f"workgroup_local_memory = {row.scratch_bytes} : index"] if row.scratch_bytes else []
     properties = ", ".join(
         [
             f'sym_name = "{export_name(row, executable)}"',
@@ -49,7 +50,7 @@ def variant(
             "ordinal = 0 : index",
             f"layout = {interface.layout}",
             f"workgroup_size = [{x} : index, {y} : index, {z} : index]",
-            *([f"workgroup_local_memory = {row.scratch_bytes} : index"] if row.scratch_bytes else []),
+            *shared,
         ]
     )
     return f"""

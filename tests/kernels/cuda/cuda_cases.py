@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from iree_flashattn import catalog
 from iree_flashattn.problems import Problem, causal, small
 

@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+
 from iree_flashattn import catalog
 from iree_flashattn.operands import Operands, words
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cuda_cases import EPSILON, cases
 from host_double import ROOT, compile_row, run
+
 from iree_flashattn import catalog, operands
 from iree_flashattn.problems import Problem
 
@@ -27,8 +28,10 @@ ROWS = [
 EVERYWHERE = ("odd", "gqa_causal", "window_tiles", "mask_bias", "causal_tall_br", "decode_band",
               "wide")
 WHOLE_LIST = (
-    "fa_forward_f16_sm90a_d64", "fa_forward_f16_sm80_d64_general", "fa_partial_f32_sm80_d64_general",
-)  # fmt: skip
+    "fa_forward_f16_sm90a_d64",
+    "fa_forward_f16_sm80_d64_general",
+    "fa_partial_f32_sm80_d64_general",
+)
 
 
 def chosen_cases() -> list:

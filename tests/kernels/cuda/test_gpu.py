@@ -8,6 +8,7 @@ import gpu_driver
 import numpy as np
 import pytest
 from cuda_cases import EPSILON, cases
+
 from iree_flashattn import catalog, operands, resources
 
 pytestmark = [
