@@ -84,7 +84,7 @@ def run_all(folder: Path, device: str) -> None:
             )
             each = (many - one) / (COUNTS[1] - COUNTS[0])
             flops = 4 * shape[0] * shape[1] * shape[2] ** 2 * shape[3]
-            print(f"{name} {kind}: {each * 1e3:.3f} ms a dispatch, {flops / each / 1e12:.1f} TFLOP/s")
+            print(f"{name} {kind}: {each * 1e3:.3f} ms a dispatch, {flops / each / 1e12:.1f} TF/s")
             print(f"    {one * 1e3:.3f} ms a call of one")
 
 
