@@ -21,7 +21,11 @@ from pathlib import Path
 import numpy as np
 
 SHORT, LONG = 3, 19
-SIZES = ((4096, 4, 16, False), (4096, 4, 16, True), (16384, 1, 16, False))  # length, batch, heads, causal
+SIZES = (
+    (4096, 4, 16, False),
+    (4096, 4, 16, True),
+    (16384, 1, 16, False),
+)  # length, batch, heads, causal
 DECODE = ((16384, 16, 8), (131072, 1, 64))  # keys, batch, key ranges; 32 heads over 8
 KERNELS = {
     "fa_forward_f16_matrix_d128": 128,
@@ -62,13 +66,16 @@ def module(name: str, length: int) -> str:
         )
         inputs[5] = (made[0], f"tensor<?xi8>{{{sizes[0]}}}")  # the sinks, which no flag asks for
     for i, value in enumerate(made):
-        lines.append(f"%back{i} = hal.tensor.export {value} : tensor<?xi8>{{{sizes[i]}}} -> !hal.buffer_view")
+        lines.append(
+            f"%back{i} = hal.tensor.export {value} : tensor<?xi8>{{{sizes[i]}}} -> !hal.buffer_view"
+        )
     back = ", ".join(f"%back{i}" for i in range(shape.outputs))
     kinds = ", ".join(["!hal.buffer_view"] * shape.outputs)
     body = "\n  ".join(lines)
     return f"""
 hal.executable private @kernel {{
-  hal.executable.variant public @spirv target(#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {{}}>)
+  hal.executable.variant public @spirv
+      target(#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {{}}>)
       objects([#hal.executable.object<{{path = "{path}"}}>]) {{
     hal.executable.export public @{name} ordinal(0) layout({shape.layout})
         count(%device: !hal.device, %x: index, %y: index, %z: index) -> (index, index, index) {{
@@ -77,7 +84,8 @@ hal.executable private @kernel {{
   }}
 }}
 util.func public @main({", ".join(f"{w}: i32" for w in words)}, %x: index, %y: index, %z: index,
-    {", ".join(f"{s}: index" for s in sizes)}, {", ".join(f"{v}: !hal.buffer_view" for v in views)}) -> ({kinds}) {{
+    {", ".join(f"{s}: index" for s in sizes)},
+    {", ".join(f"{v}: !hal.buffer_view" for v in views)}) -> ({kinds}) {{
   {body}
   util.return {back} : {kinds}
 }}"""
@@ -140,21 +148,26 @@ def constants(batch, heads, kv_heads, rows, keys, dim, causal, splits) -> list[i
     words[WORD["SCALE"]] = np.float32(1 / math.sqrt(dim)).view(np.uint32)
     words[WORD["FILL"]] = np.float32(-np.inf).view(np.uint32)
     words[WORD["FLAGS"]] = FLAG["BAND_HI"] * causal
-    for x, count, length in (("Q", heads, rows), ("K", kv_heads, keys), ("V", kv_heads, keys), ("O", heads, rows)):
+    for x, count, length in (
+        ("Q", heads, rows),
+        ("K", kv_heads, keys),
+        ("V", kv_heads, keys),
+        ("O", heads, rows),
+    ):
         words[WORD[f"{x}_STRIDE_B"]] = count * length * dim
         words[WORD[f"{x}_STRIDE_H"]], words[WORD[f"{x}_STRIDE_X"]] = length * dim, dim
     return [int(w) for w in words.view(np.int32)]
 
 
-def per_dispatch(short, long) -> float:
+def per_dispatch(chains, numbers: list[int], buffers: list) -> float:
     """Seconds of one dispatch: shortest times of both chains, taken in turns after a warm-up."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(2):
-        long()
+        chains[1].call(numbers, buffers)
     for _ in range(7):
-        for call, taken in zip((short, long), times, strict=True):
+        for chain, taken in zip(chains, times, strict=True):
             start = time.perf_counter()
-            call()
+            chain.call(numbers, buffers)
             taken.append(time.perf_counter() - start)
     return (min(times[1]) - min(times[0])) / (LONG - SHORT)
 
@@ -171,7 +184,7 @@ def run_all(folder: Path) -> None:
         return upload(config, rng.standard_normal(count, np.float32).astype(np.float16))
 
     for name, about in json.loads((folder / "about.json").read_text()).items():
-        short, long = (Chain(folder / f"{name}_{n}.vmfb", config) for n in (SHORT, LONG))
+        chains = [Chain(folder / f"{name}_{n}.vmfb", config) for n in (SHORT, LONG)]
         dim, tile = about["dim"], about["tile"]
         if about["role"] == "forward":
             for length, batch, heads, causal in SIZES:
@@ -179,7 +192,7 @@ def run_all(folder: Path) -> None:
                 words = constants(batch, heads, heads, length, length, dim, causal, 1)
                 numbers = [*words, -(-length // tile), heads, batch, 2 * count]
                 buffers = [random(count) for _ in "qkv"] + [upload(config, few)] * 3
-                seconds = per_dispatch(lambda: short.call(numbers, buffers), lambda: long.call(numbers, buffers))
+                seconds = per_dispatch(chains, numbers, buffers)
                 flops = 4 * count * length / (2 if causal else 1)
                 print(f"{name} S{length} B{batch} H{heads} causal={causal}: {seconds * 1e3:.3f} ms,"
                       f" {flops / seconds / 1e12:.1f} TFLOP/s", flush=True)  # fmt: skip
@@ -192,7 +205,7 @@ def run_all(folder: Path) -> None:
                 numbers = [*words, blocks, kv_heads, batch * splits, lines * dim * 4, lines * 8]
                 buffers = [random(batch * heads * dim), random(count), random(count)]
                 buffers += [upload(config, few)] * 3
-                seconds = per_dispatch(lambda: short.call(numbers, buffers), lambda: long.call(numbers, buffers))
+                seconds = per_dispatch(chains, numbers, buffers)
                 print(f"{name} keys {keys} B{batch} ranges {splits}: {seconds * 1e6:.0f} us,"
                       f" {4 * count / seconds / 1e12:.3f} TB/s of K and V", flush=True)  # fmt: skip
     baselines()
@@ -208,12 +221,12 @@ def baselines() -> None:
     if not torch.cuda.is_available():
         return
 
-    def seconds(call) -> float:
+    def seconds(call, *arguments, **options) -> float:
         times = []
         for _ in range(12):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            call()
+            call(*arguments, **options)
             end.record()
             torch.cuda.synchronize()
             times.append(start.elapsed_time(end) / 1e3)
@@ -221,15 +234,19 @@ def baselines() -> None:
 
     for dim in (128, 64):
         for length, batch, heads, causal in SIZES:
-            q, k, v = (torch.randn(batch, heads, length, dim, device="cuda", dtype=torch.float16) for _ in "qkv")
+            q, k, v = (
+                torch.randn(batch, heads, length, dim, device="cuda", dtype=torch.float16)
+                for _ in "qkv"
+            )
             flops = 4 * q.numel() * length / (2 if causal else 1)
             for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
                 with sdpa_kernel(backend):
-                    taken = seconds(lambda: sdpa(q, k, v, is_causal=causal))
-                print(f"torch {backend.name} S{length} D{dim} causal={causal}: {flops / taken / 1e12:.1f} TFLOP/s")
+                    taken = seconds(sdpa, q, k, v, is_causal=causal)
+                rate = flops / taken / 1e12
+                print(f"torch {backend.name} S{length} D{dim} causal={causal}: {rate:.1f} TFLOP/s")
     source = torch.randn(1 << 28, device="cuda")
     copy = torch.empty_like(source)
-    print(f"copy: {8 * source.numel() / seconds(lambda: copy.copy_(source)) / 1e12:.3f} TB/s")
+    print(f"copy: {8 * source.numel() / seconds(copy.copy_, source) / 1e12:.3f} TB/s")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def compiler_arguments(kernel) -> list[str]:
         "FA_Q_TILE": str(kernel.q_tile),
         "FA_KV_TILE": str(kernel.kv_tile),
         "FA_HEAD_DIM": str(kernel.head_dim.max),
-        **dict((d.split("=", 1) + ["1"])[:2] for d in kernel.defines),
+        **dict([*d.split("=", 1), "1"][:2] for d in kernel.defines),
     }
     return [
         *(str(HERE / kernel.source), "-I", str(ROOT / "plugin" / "abi"), "-I", str(HERE)),

@@ -6,7 +6,7 @@ import re
 
 VULKAN = (
     '#hal.device.target<"vulkan", [#hal.executable.target<"vulkan-spirv", "{format}",'
-    " {{iree_codegen.target_info = #iree_gpu.target<arch = \"generic\", features = \"\", wgp ="
+    ' {{iree_codegen.target_info = #iree_gpu.target<arch = "generic", features = "", wgp ='
     " <compute = fp32|int32, storage = b32, subgroup = none, subgroup_size_choices = [64],"
     " max_workgroup_sizes = [128, 128, 64], max_thread_count_per_workgroup = 128,"
     " max_workgroup_memory_bytes = 16384, max_workgroup_counts = [65535, 65535, 65535]>>}}>]>"

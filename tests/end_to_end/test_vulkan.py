@@ -14,7 +14,7 @@ from iree_flashattn.compiling import CompileError, compile_module
 from support.accuracy import TINY, largest_error
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels" / "spirv"))
-import spirv_device  # noqa: E402
+import spirv_device
 
 FLAGS = ("--iree-hal-target-device=vulkan",)
 needs_device = pytest.mark.skipif(

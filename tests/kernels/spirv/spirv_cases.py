@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import spirv_device
 from cpu_cases import torch_result
+
 from iree_flashattn import catalog
 from iree_flashattn.operands import Operands
 from iree_flashattn.problems import Problem, causal, small

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
+
 from iree_flashattn import operands, resources
 from iree_flashattn.abi import WORD, WORD_COUNT
 from iree_flashattn.catalog import Kernel, kernels
 from iree_flashattn.operands import Operands
-from numpy.typing import NDArray
 
 TARGET = '#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {}>'
 INPUTS = {"forward": 6, "partial": 6, "combine": 3}
@@ -124,6 +125,9 @@ def _module(name: str) -> Program:
     path = resources.kernel_file("spirv", f"{name}.spv")
     read = ["#hal.pipeline.binding<storage_buffer, ReadOnly>"] * inputs
     write = ["#hal.pipeline.binding<storage_buffer>"] * outputs
+    bindings = ", ".join(read + write)
+    layout = f"#hal.pipeline.layout<constants = {WORD_COUNT}, bindings = [{bindings}]>"
+    returned = ", ".join(["!hal.buffer_view"] * outputs)
     numbers = [f"%word{i}" for i in range(WORD_COUNT)]
     sizes = [f"%size{i}" for i in range(outputs)]
     views = [f"%view{i}" for i in range(inputs)]
@@ -144,7 +148,7 @@ hal.executable private @kernel {{
   hal.executable.variant public @spirv target({TARGET})
       objects([#hal.executable.object<{{path = "{path}"}}>]) {{
     hal.executable.export public @{name} ordinal(0)
-        layout(#hal.pipeline.layout<constants = {WORD_COUNT}, bindings = [{", ".join(read + write)}]>)
+        layout({layout})
         count(%device: !hal.device, %x: index, %y: index, %z: index) -> (index, index, index) {{
       hal.return %x, %y, %z : index, index, index
     }}
@@ -152,13 +156,13 @@ hal.executable private @kernel {{
 }}
 util.func public @main({", ".join(f"{n}: i32" for n in numbers)}, %x: index, %y: index, %z: index,
     {", ".join(f"{n}: index" for n in sizes)}, {", ".join(f"{n}: !hal.buffer_view" for n in views)})
-    -> ({", ".join(["!hal.buffer_view"] * outputs)}) {{
+    -> ({returned}) {{
 {imports}
   {", ".join(results)} = flow.dispatch @kernel::@spirv::@{name}[%x, %y, %z](
       {", ".join(numbers + [f"%in{i}" for i in range(inputs)])}) : ({", ".join(types)})
       -> ({", ".join(f"tensor<?xi8>{{{n}}}" for n in sizes)})
 {exports}
-  util.return {", ".join(f"%back{i}" for i in range(outputs))} : {", ".join(["!hal.buffer_view"] * outputs)}
+  util.return {", ".join(f"%back{i}" for i in range(outputs))} : {returned}
 }}""")
     )
 
@@ -170,14 +174,13 @@ def upload(array: NDArray | None):
     bytes_ = np.zeros(4, np.uint8)
     if array is not None and array.size:
         bytes_ = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    view = config().device.allocator.allocate_buffer_copy(
+    return config().device.allocator.allocate_buffer_copy(
         memory_type=int(rt.MemoryType.DEVICE_LOCAL),
         allowed_usage=int(rt.BufferUsage.DEFAULT),
         device=config().device,
         buffer=bytes_,
         element_type=rt.HalElementType.SINT_8,
     )
-    return view
 
 
 def download(view, dtype) -> NDArray:
@@ -218,12 +221,13 @@ class Shape:
 def _shape(kernel: Kernel, made: Operands, splits: int) -> Shape:
     p, words = made.problem, made.words.copy()
     words[WORD["SPLITS"]] = splits
-    sizes = dict(batch=p.batch, heads=p.heads, kv_heads=p.kv_heads, q_len=p.q_len, splits=splits)
+    sizes = {"batch": p.batch, "heads": p.heads, "kv_heads": p.kv_heads, "q_len": p.q_len}
+    sizes["splits"] = splits
     return Shape(words, kernel.grid_size(sizes))
 
 
 def run(kernel: Kernel, made: Operands, splits: int = 3) -> None:
-    """Fills ``made.o``: by a forward row, or by a partial row over ``splits`` ranges and its merge."""
+    """Fills ``made.o``: by a forward row, or a partial row over ``splits`` ranges and its merge."""
     p = made.problem
     if p.q_len == 0:  # a dispatch without workgroups; its result is empty
         return

@@ -7,9 +7,10 @@ import zlib
 import numpy as np
 import pytest
 import spirv_device
+from spirv_cases import all_problems, attending, check, fits, serves
+
 from iree_flashattn import operands, problems
 from iree_flashattn.problems import Problem
-from spirv_cases import all_problems, attending, check, fits, serves
 
 KERNELS = attending()
 

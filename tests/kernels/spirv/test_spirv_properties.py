@@ -9,9 +9,10 @@ import pytest
 import spirv_device
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spirv_cases import attending, check
+
 from iree_flashattn import operands
 from iree_flashattn.problems import Problem
-from spirv_cases import attending, check
 
 # One kernel of each source: the others differ in tile sizes and element types.
 NAMES = ("fa_forward_f32_tile_d64", "fa_forward_f32_lane8_d64", "fa_partial_f32_team8_d64")
