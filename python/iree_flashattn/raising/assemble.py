@@ -11,6 +11,7 @@ from ..extent import Extent
 from ..site import AttentionSite, Band, View
 from .axes import Lin, Size
 from .expr import Apply, Const, Load, Node, Scalar
+from .fills import has_constant_below
 from .folding import apply
 from .masks import extent_of as bound
 from .masks import read_mask
@@ -19,7 +20,7 @@ from .product import Product
 from .reader import Reader
 from .refuse import Refuse
 from .roles import Roles, assignments, extent_of, form_of
-from .scores import Score, has_constant_below, strip_casts_constant
+from .score import Score, strip_casts_constant
 from .term import Term, settled
 from .unify import depends, node_atoms
 from .views import Found, best_view, built_view, head_groups, view_of

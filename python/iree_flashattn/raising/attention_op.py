@@ -12,11 +12,13 @@ from iree.compiler import ir
 
 from .axes import Lin
 from .expr import Apply, Const, Load, Node, Scalar
+from .fills import add_term, mask_with
 from .quotient import Softmax
 from .reader import Reader, image, invert_map
 from .refuse import Refuse
 from .region import Unsupported, compile_block, dtype_of, outer_scalar
-from .scores import Score, add_term, mask_with, parse_score, scale_by
+from .score import Score
+from .scores import parse_score, scale_by
 from .sizes import result_number
 from .structure import parse_maps
 from .unify import atoms_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .axes import Atom, Lin, Size, plus, times
 from .expr import Apply, Const, Load, Node
 from .reader import Reader
-from .scores import strip_casts_constant
+from .score import strip_casts_constant
 from .unify import atoms_of, node_atoms
 
 

@@ -10,31 +10,17 @@ composing whatever the source wrote (mul, div, add, sub, neg, tanh, select, cast
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 from .axes import Lin
 from .exponent import Term
 from .expr import Apply, Const, Load, Node
+from .fills import FAR, RULE, add_term, mask_with
 from .folding import apply, negate, rounded
 from .leaves import has_product
 from .reader import Reader
 from .refuse import Refuse, describe
+from .score import Score, strip_casts_constant
 from .unify import Unifier, depends, strip_casts
-
-RULE = "scores"
-_FAR = 1e30  # adding a score to a value beyond this leaves the value as it is
-
-
-@dataclass
-class Score:
-    dot: Node  # a contraction's element, or the product of an attention op
-    scale: float = 1.0
-    factors: list[Node] = field(default_factory=list)  # further factors of the dot product
-    cap: float | None = None  # outer factor of tanh; ``scale`` then is the inner one
-    bias: list[Node] = field(default_factory=list)
-    keep: list[Node] = field(default_factory=list)  # conditions under which an element stays
-    fill: float = -math.inf
-    after: list[Node] = field(default_factory=list)  # added after the fill
 
 
 def score_of_terms(reader: Reader, terms: list[Term], keys: set) -> Score:
@@ -117,20 +103,6 @@ def _mul(reader: Reader, head: Apply, keys: set) -> Score:
     factor = strip_casts_constant(reader, head.args[1 - side])
     _multiply(score, factor, head)
     return score
-
-
-def strip_casts_constant(reader: Reader, node: Node) -> Node:
-    """The constant that the node is, or the node."""
-    head = reader.head(node)
-    if isinstance(head, Const):
-        return head
-    if isinstance(head, Apply):
-        args = tuple(strip_casts_constant(reader, a) for a in head.args)
-        if all(isinstance(a, Const) for a in args):
-            folded = apply(head.name, args, head.dtype)
-            if isinstance(folded, Const):
-                return folded
-    return node
 
 
 def _multiply(score: Score, factor: Node, head: Apply) -> None:
@@ -238,7 +210,7 @@ def _clamp(reader: Reader, node: Node, bound: Node, keys: set) -> Score:
     score = parse_score(reader, node, keys)
     constant = strip_casts_constant(reader, bound)
     lowest = float(constant.value) if isinstance(constant, Const) else 0.0
-    if lowest > (-6e4 if getattr(node, "dtype", "") == "f16" else -_FAR):
+    if lowest > (-6e4 if getattr(node, "dtype", "") == "f16" else -FAR):
         raise Refuse(RULE, "the scores are clamped from below", "maximumf")
     if score.bias or score.after:
         raise Refuse(RULE, "scores with a bias are clamped from below", "maximumf")
@@ -251,119 +223,6 @@ _RULES = {
     "addf": _add, "subf": _add, "tanh": _tanh, "select": _select,
     "maximumf": _maximum, "maxnumf": _maximum,
 }  # fmt: skip
-
-
-# -- terms and masks ------------------------------------------------------------------------------
-def add_term(reader: Reader, score: Score, term: Node) -> None:
-    """Adds a term without scores: nothing, a mask that is written as a sum, or a bias."""
-    constant = strip_casts_constant(reader, term)
-    if isinstance(constant, Const) and constant.value == 0:
-        return
-    head = strip_casts(reader, term)
-    inner = strip_casts(reader, head.args[0]) if _is_negation(head) else head
-    reduce = reader.reduction(inner) if isinstance(inner, Load) else None
-    extremum = reduce is not None and reduce.combine in ("max", "min")
-    if reduce is not None and extremum and has_product(reader, reduce.body):
-        raise Refuse(RULE, "an extremum of the scores is added at other places than its row")
-    if isinstance(head, Apply) and head.name == "addf" and _has_mask(reader, head):
-        for a in head.args:
-            add_term(reader, score, a)
-        return
-    if isinstance(head, Apply) and head.name == "select":
-        fill = _additive_mask(reader, head, getattr(term, "dtype", "f32"))
-        if fill is not None:
-            keep, value = fill
-            if not score.keep or value == -math.inf:
-                mask_with(reader, score, keep, Const(value, "f32"))
-                return
-    if score.keep and score.fill != -math.inf:
-        _fold_bias_into_after(score)
-        score.after.append(term)
-    else:
-        score.bias.append(term)
-
-
-def _is_negation(node: Node) -> bool:
-    return isinstance(node, Apply) and node.name == "negf"
-
-
-def has_constant_below(reader: Reader, node: Node, limit: float, depth: int = 12) -> bool:
-    """Whether a number below the limit is written anywhere in the expression."""
-    head = reader.head(node)
-    if isinstance(head, Const):
-        return isinstance(head.value, float) and -math.inf < head.value < limit
-    if isinstance(head, Apply) and depth:
-        return any(has_constant_below(reader, a, limit, depth - 1) for a in head.args)
-    return False
-
-
-def _has_mask(reader: Reader, node: Node, depth: int = 4) -> bool:
-    head = strip_casts(reader, node)
-    if not isinstance(head, Apply) or depth == 0:
-        return False
-    if head.name == "select":
-        return _additive_mask(reader, head, "f32") is not None
-    return head.name == "addf" and any(_has_mask(reader, a, depth - 1) for a in head.args)
-
-
-def _additive_mask(reader: Reader, head: Apply, dtype: str) -> tuple[Node, float] | None:
-    """(keep, fill) of select(c, 0, F) where adding a score to F leaves F."""
-    condition, yes, no = head.args
-    for keep, zero, far in ((condition, yes, no), (negate(condition), no, yes)):
-        a, b = strip_casts_constant(reader, zero), strip_casts_constant(reader, far)
-        if isinstance(a, Const) and isinstance(b, Const) and a.value == 0:
-            value = rounded(float(b.value), dtype)
-            if value <= -_FAR or (dtype == "f16" and value <= -6e4):
-                return keep, value
-    return None
-
-
-def mask_with(reader: Reader, score: Score, keep: Node, other: Node) -> None:
-    """Makes the score ``other`` where ``keep`` does not hold."""
-    constant = strip_casts_constant(reader, other)
-    value = float(constant.value) if isinstance(constant, Const) else None
-    if value is not None and not score.after and not (value != value or value == math.inf):
-        if not score.keep:
-            score.fill = value
-            score.keep = [keep]
-            return
-        if value == score.fill:
-            if not any(Unifier(reader, set()).same(keep, known) for known in score.keep):
-                score.keep.append(keep)
-            return
-    # fill with zero and add what each element gets besides its score
-    _fold_bias_into_after(score)
-    total = _total(score.after)
-    if score.keep:
-        total = apply("addf", (total, _where(score.keep, Const(0.0, "f32"), score.fill)), "f32")
-    filled = constant if isinstance(constant, Const) else other
-    score.after = [apply("select", (keep, total, filled), "f32")]
-    score.keep.append(keep)
-    score.fill = 0.0
-
-
-def _total(nodes: list[Node]) -> Node:
-    total: Node = Const(0.0, "f32")
-    for node in nodes:
-        total = apply("addf", (total, node), "f32")
-    return total
-
-
-def _where(keep: list[Node], yes: Node, no: float) -> Node:
-    result = yes
-    for condition in keep:
-        result = apply("select", (condition, result, Const(no, "f32")), "f32")
-    return result
-
-
-def _fold_bias_into_after(score: Score) -> None:
-    """One bias can be read, before or after the fill: write the earlier one as a later one."""
-    if score.bias:
-        bias = _total(score.bias)
-        for condition in score.keep:
-            bias = apply("select", (condition, bias, Const(0.0, "f32")), "f32")
-        score.after.append(bias)
-        score.bias = []
 
 
 def axes_of_dot(reader: Reader, dot: Node) -> tuple[Node, Node, list[Lin]]:
