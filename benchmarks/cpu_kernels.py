@@ -78,7 +78,10 @@ def kernel_call(problem: problems.Problem, made: operands.Operands, variant: str
     p = problem
     splits = catalog.splits(partial, p.batch, p.heads, p.kv_heads, p.q_len, p.kv_len)
     if splits > 1:
-        return partial.name, lambda: cpu_native.run(partial, made, splits=splits, workers=threads)
+        memory = [cpu_native.Scratch.of(partial.scratch_bytes) for _ in range(threads)]
+        return partial.name, lambda: cpu_native.run(
+            partial, made, splits=splits, workers=threads, scratch=memory
+        )
     kernel = catalog.find(name)
     pointers = [x.buffer.ctypes.data for x in (made.q, made.k, made.v)]
     pointers += [0 if x is None else x.ctypes.data for x in (made.mask, made.bias, made.sinks)]

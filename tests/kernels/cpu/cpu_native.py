@@ -122,20 +122,23 @@ def sizes_of(made: Operands, splits: int = 1) -> dict[str, int]:
     return dict(batch=p.batch, heads=p.heads, kv_heads=p.kv_heads, q_len=p.q_len, splits=splits)
 
 
-def run(kernel: catalog.Kernel, made: Operands, *, splits: int = 3, workers: int = 1) -> None:
-    """Runs a forward kernel, or a partial kernel and its combine; the result is in ``made.o``."""
+def run(kernel: catalog.Kernel, made: Operands, *, splits: int = 3, workers: int = 1,
+        scratch: list[Scratch] | None = None) -> None:
+    """Runs a forward kernel, or a partial kernel and its combine; the result is in ``made.o``.
+    ``scratch``: memory of each worker, enough for both, made here if not given."""
     q, k, v = (x.buffer for x in (made.q, made.k, made.v))
     operands = [_pointer(x) for x in (q, k, v, made.mask, made.bias, made.sinks)]
     if kernel.role == "forward":
         results = [_pointer(made.o.buffer), _pointer(made.weights)]
-        dispatch(kernel, operands + results, words(made), sizes_of(made), workers)
+        dispatch(kernel, operands + results, words(made), sizes_of(made), workers, scratch)
         return
     p = made.problem
     rows = splits * p.batch * p.heads * p.q_len
     partial_o, ml = np.full((rows, p.dv), np.nan, np.float32), np.full((rows, 2), np.nan, np.float32)
     constants, sizes = words(made, splits), sizes_of(made, splits)
-    dispatch(kernel, operands + [_pointer(partial_o), _pointer(ml)], constants, sizes, workers)
+    pointers = operands + [_pointer(partial_o), _pointer(ml)]
+    dispatch(kernel, pointers, constants, sizes, workers, scratch)
     combine = catalog.find(kernel.combine)
     pointers = [_pointer(partial_o), _pointer(ml), 0, 0, 0, _pointer(made.sinks),
                 _pointer(made.o.buffer), 0]
-    dispatch(combine, pointers, constants, sizes, workers)
+    dispatch(combine, pointers, constants, sizes, workers, scratch)
