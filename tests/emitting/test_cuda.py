@@ -49,6 +49,10 @@ CHECK: %[[SAME:.*]] = arith.cmpi eq, %[[MAJOR]], %[[NINE]] : i32
 CHECK: arith.andi %[[OK]], %[[SAME]] : i1
 CHECK: hal.executable.export public @fa_forward_bf16_sm90a_d128 ordinal(0)
 CHECK: arith.constant 192 : index
+CHECK: %[[EMPTY:.*]] = arith.cmpi eq, %[[BLOCKS:.*]], %{{.*}} : index
+CHECK: %[[X:.*]] = arith.select %[[EMPTY]], %{{.*}}, %[[BLOCKS]] : index
+CHECK: %[[Y:.*]] = arith.select %[[EMPTY]], %{{.*}}, %{{.*}} : index
+CHECK: hal.return %[[X]], %[[Y]], %{{.*}} : index, index, index
 CHECK: hal.executable.variant public @cuda_nvptx_fb_1 target({{.*}}) objects([#hal.executable.object<{path = "{{.*}}/fa_forward_bf16_sm80_d128.ptx"}>])
 CHECK-NOT: hal.executable.condition
 CHECK: hal.executable.export public @fa_forward_bf16_sm80_d128 ordinal(0)

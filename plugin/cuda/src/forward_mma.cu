@@ -17,6 +17,7 @@ static_assert(Config::kQTile == FA_Q_TILE, "q_tile of the kernel table");
 FA_KERNEL(Config::kThreads, 1)
 FA_NAME(const void* q, const void* k, const void* v, const void* mask, const void* bias,
         const void* sinks, void* partial_o, void* partial_ml, FA_WORD_PARAMETERS) {
+  if (fa::nothing_to_do()) return;
   const fa::Words words = FA_WORD_VALUES;
   fa::partial_block<Config>(words, q, k, v, mask, bias, partial_o, partial_ml);
 }
@@ -24,6 +25,7 @@ FA_NAME(const void* q, const void* k, const void* v, const void* mask, const voi
 FA_KERNEL(Config::kThreads, 1)
 FA_NAME(const void* q, const void* k, const void* v, const void* mask, const void* bias,
         const void* sinks, void* out, FA_WORD_PARAMETERS) {
+  if (fa::nothing_to_do()) return;
   const fa::Words words = FA_WORD_VALUES;
   fa::forward_block<Config>(words, q, k, v, mask, bias, sinks, out);
 }

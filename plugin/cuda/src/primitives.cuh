@@ -33,6 +33,8 @@ struct alignas(16) Word4 {
 FA_DEVICE int thread_index() { return threadIdx.x; }
 FA_DEVICE uint32_t block_index() { return blockIdx.x; }
 FA_DEVICE uint32_t block_count() { return gridDim.x; }
+// Drivers refuse a launch of no blocks, so a dispatch without work launches two along y.
+FA_DEVICE bool nothing_to_do() { return gridDim.y != 1; }
 FA_DEVICE void block_sync() { __syncthreads(); }
 FA_DEVICE void warp_sync() { __syncwarp(); }
 

@@ -59,7 +59,7 @@ hal.executable.variant public @{symbol} target({target.attribute})
   {_condition(row, target)}
   "hal.executable.export"() <{{{properties}}}> ({{
   ^bb0({count_arguments()}):
-    {grid_region(row)}
+    {_grid(row)}
   }}, {{}}) : () -> ()
 }}"""
 
@@ -67,6 +67,25 @@ hal.executable.variant public @{symbol} target({target.attribute})
 def export_name(row: Kernel, executable: str) -> str:
     """The kernel's symbol in the module image."""
     return row.name
+
+
+def _grid(row: Kernel) -> str:
+    """The row's grid, or (1, 2, 1), on which kernels do nothing, where that is empty.
+
+    The driver refuses a launch of no blocks, and sizes known only at run time may be zero.
+    """
+    *lines, last = grid_region(row).splitlines()
+    x, y, z = last.removeprefix("hal.return ").split(" : ")[0].split(", ")
+    lines += [
+        "%none = arith.constant 0 : index",
+        "%alone = arith.constant 1 : index",
+        "%pair = arith.constant 2 : index",
+        f"%empty = arith.cmpi eq, {x}, %none : index",
+        f"%blocks_x = arith.select %empty, %alone, {x} : index",
+        f"%blocks_y = arith.select %empty, %pair, {y} : index",
+        f"hal.return %blocks_x, %blocks_y, {z} : index, index, index",
+    ]
+    return "\n".join(lines)
 
 
 def _condition(row: Kernel, target: Target) -> str:

@@ -29,6 +29,7 @@ struct alignas(16) Word4 {
 inline int thread_index() { return machine::block->current; }
 inline uint32_t block_index() { return machine::block->index; }
 inline uint32_t block_count() { return machine::block->count; }
+inline bool nothing_to_do() { return false; }
 inline void block_sync() { machine::meet_named(0, machine::block->threads, true); }
 inline void warp_sync() { machine::meet_warp("warp_sync"); }
 
