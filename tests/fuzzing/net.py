@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Val:
@@ -153,6 +155,8 @@ class Net:
             arrays.append(source.reshape([shape[d] if d in used else 1 for d in range(rank)]))
         with np.errstate(all="ignore"):
             array = np.broadcast_to(compute(*arrays), shape).copy()
+        if dtype == "f32":  # float64, but what overflows in f32 does here, too
+            array[array > _LARGEST], array[array < -_LARGEST] = np.inf, -np.inf
         empty = self._empty(shape, dtype)
         maps = _maps(rank, [dims for _, dims in operands] + [list(range(rank))])
         return self._generic(
