@@ -47,6 +47,29 @@ def problems() -> list[Problem]:
     return [p.with_element(e) for p in listed for e in ("f32", "f16", "bf16")]
 
 
+# q_len and kv_len that one module with sizes known only at run time is called with.
+LENGTHS = ((100, 333), (1, 700), (513, 64), (0, 10), (7, 0))
+
+
+def dynamic_module() -> str:
+    """Attention over any number of queries and keys, f16."""
+    kind = "tensor<2x4x?x64xf16>"
+    maps = ", ".join(
+        f"affine_map<(b, h, m, n, k, s) -> ({dims})>"
+        for dims in ("b, h, m, k", "b, h, s, k", "b, h, s, n", "", "b, h, m, n")
+    )
+    return f"""func.func @attention(%q: {kind}, %k: {kind}, %v: {kind}) -> {kind} {{
+  %scale = arith.constant 0.125 : f32
+  %axis = arith.constant 2 : index
+  %length = tensor.dim %q, %axis : {kind}
+  %init = tensor.empty(%length) : {kind}
+  %r = iree_linalg_ext.attention <indexing_maps = [{maps}]>
+    ins(%q, %k, %v, %scale : {kind}, {kind}, {kind}, f32) outs(%init : {kind})
+    {{ ^bb0(%s: f32): iree_linalg_ext.yield %s : f32 }} -> {kind}
+  return %r : {kind}
+}}"""
+
+
 def compile_all(folder: Path) -> None:
     from iree_flashattn.bench import modules
     from iree_flashattn.compiling import compile_module
@@ -69,6 +92,13 @@ def compile_all(folder: Path) -> None:
             manifest.append(
                 {"name": name, "kernel": done.sites[0]["kernel"], "problem": asdict(meant)}
             )
+    done = compile_module(dynamic_module(), FLAGS)
+    assert done.sites[0]["matched"], done.sites[0]["reason"]
+    for q_len, kv_len in LENGTHS:
+        name = f"dynamic_{q_len}_{kv_len}"
+        p = Problem(name, batch=2, heads=4, q_len=q_len, kv_len=kv_len, dk=64, element="f16")
+        (folder / f"{name}.vmfb").write_bytes(done.vmfb)
+        manifest.append({"name": name, "kernel": done.sites[0]["kernel"], "problem": asdict(p)})
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     print(f"{len(manifest)} modules, {len(refused)} left to stock code", *refused, sep="\n  ")
 
