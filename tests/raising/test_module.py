@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import numpy as np
@@ -123,3 +124,18 @@ def test_chain_of_softmaxes_ends(attention: Attention) -> None:
         x = net.softmax(x, 1)
     attention.net = net
     assert attention.raised(x) == []
+
+
+def test_nothing_outlives_the_module() -> None:
+    """A process may compile many modules: caches must not keep their contexts alive."""
+
+    def raise_one() -> int:
+        with ir.Context() as context:
+            context.allow_unregistered_dialects = True
+            return len(raise_sites(ir.Module.parse(DYNAMIC.format(v="%v"))))
+
+    gc.collect()
+    before = ir.Context._get_live_count()
+    assert raise_one() == 1
+    gc.collect()
+    assert ir.Context._get_live_count() == before

@@ -20,7 +20,6 @@ from .region import Unsupported, compile_block, dtype_of, outer_scalar
 from .score import Score
 from .scores import parse_score, scale_by
 from .sizes import result_number
-from .structure import parse_maps
 from .unify import atoms_of
 
 RULE = "attention op"
@@ -42,7 +41,7 @@ class Product:
 
 def read_attention(reader: Reader, op: ir.Operation, load: Load) -> Product:
     """The parts of an attention op, for an element of its first result."""
-    maps = parse_maps(op.attributes["indexing_maps"])
+    maps = reader.shared.parsed.maps(op.attributes["indexing_maps"])
     if maps is None:
         raise Refuse(RULE, "the indexing maps are not linear", op.name)
     online = op.name.endswith("online_attention")

@@ -18,7 +18,6 @@ from .refuse import Refuse, describe
 from .scores import axes_of_dot, score_of_terms
 from .sizes import result_number
 from .softmax import match_softmax
-from .structure import parse_maps
 from .unify import atoms_of, depends, strip_casts
 
 
@@ -109,7 +108,7 @@ def _online(reader: Reader, op: ir.Operation, load: Load, denominator: Node) -> 
         raise Refuse(rule, "the result is divided by something else than its row sums", name)
     if result_number(op, row_sum.value) != 2:
         raise Refuse(rule, "the result is divided by its row maxima", name)
-    maps = parse_maps(op.attributes["indexing_maps"])
+    maps = reader.shared.parsed.maps(op.attributes["indexing_maps"])
     if maps is None:
         raise Refuse(rule, "the indexing maps are not linear", name)
     out = invert_map(maps[-3], load.coords, 16)

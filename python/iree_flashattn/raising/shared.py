@@ -8,7 +8,7 @@ from .expr import Const
 from .index import Index
 from .region import Program, Unsupported, compile_block, dtype_of
 from .sizes import Sizes
-from .structure import LinalgOp, parse_linalg
+from .structure import LinalgOp, Parsed, parse_linalg
 
 _REDUCERS = {
     "addf": "add", "maximumf": "max", "maxnumf": "max", "minimumf": "min", "minnumf": "min",
@@ -23,6 +23,7 @@ class Shared:
         self.index = index
         self.sizes = Sizes(index)
         self.globals = index.globals
+        self.parsed = Parsed()
         self._linalg: dict[ir.Operation, LinalgOp | None] = {}
         self._programs: dict[ir.Operation, Program | None] = {}
         self._elements: dict[ir.Type, str] = {}
@@ -38,7 +39,7 @@ class Shared:
 
     def linalg(self, op: ir.Operation) -> LinalgOp | None:
         if op not in self._linalg:
-            self._linalg[op] = parse_linalg(op)
+            self._linalg[op] = parse_linalg(op, self.parsed)
         return self._linalg[op]
 
     def program(self, info: LinalgOp) -> Program | None:

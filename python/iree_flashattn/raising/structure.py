@@ -60,8 +60,35 @@ def _letters(loops: str, text: str) -> Map:
 
 
 _KIND = re.compile("<(parallel|reduction|window)>")
-_map_cache: dict[ir.Attribute, list[Map] | None] = {}
-_iterator_cache: dict[ir.Attribute, tuple[str, ...]] = {}
+
+
+class Parsed:
+    """Attributes that were parsed. Ops share them, and they keep their context alive, so this
+    belongs to one module."""
+
+    def __init__(self) -> None:
+        self._maps: dict[ir.Attribute, list[Map] | None] = {}
+        self._iterators: dict[ir.Attribute, tuple[str, ...]] = {}
+
+    def maps(self, attribute: ir.ArrayAttr) -> list[Map] | None:
+        """Indexing maps; None where one is not linear."""
+        if attribute not in self._maps:
+            maps: list[Map] | None = []
+            for a in attribute:
+                results = [_parse_expr(e) for e in a.value.results]
+                if any(r is None for r in results):
+                    maps = None
+                    break
+                maps.append(tuple(results))  # type: ignore[arg-type]
+            self._maps[attribute] = maps
+        return self._maps[attribute]
+
+    def iterators(self, attribute: ir.ArrayAttr) -> tuple[str, ...]:
+        if attribute not in self._iterators:
+            # iterating the array would import the whole dialect for its attributes
+            self._iterators[attribute] = tuple(_KIND.findall(str(attribute)))
+        return self._iterators[attribute]
+
 
 
 def _parse_expr(e: ir.AffineExpr) -> MapResult | None:
@@ -87,41 +114,15 @@ def _parse_expr(e: ir.AffineExpr) -> MapResult | None:
     return None
 
 
-def parse_maps(attribute: ir.ArrayAttr) -> list[Map] | None:
-    if attribute not in _map_cache:
-        maps: list[Map] | None = []
-        for a in attribute:
-            results = [_parse_expr(e) for e in a.value.results]
-            if any(r is None for r in results):
-                maps = None
-                break
-            maps.append(tuple(results))  # type: ignore[arg-type]
-        _map_cache[attribute] = maps
-    return _map_cache[attribute]
-
-
-def forget_attributes() -> None:
-    """Attributes belong to a context; drop them when it goes."""
-    _map_cache.clear()
-    _iterator_cache.clear()
-
-
-def _iterators(attribute: ir.ArrayAttr) -> tuple[str, ...]:
-    if attribute not in _iterator_cache:
-        # iterating the array would import the whole dialect for its attributes
-        _iterator_cache[attribute] = tuple(_KIND.findall(str(attribute)))
-    return _iterator_cache[attribute]
-
-
-def parse_linalg(op: ir.Operation) -> LinalgOp | None:
+def parse_linalg(op: ir.Operation, parsed: Parsed) -> LinalgOp | None:
     """The structure of a linalg op on tensors, None where its maps are not linear or unknown."""
     name = op.name
     if name == "linalg.generic":
         ins, outs = segments(op)
-        maps = parse_maps(op.attributes["indexing_maps"])
+        maps = parsed.maps(op.attributes["indexing_maps"])
         if maps is None:
             return None
-        kinds = _iterators(op.attributes["iterator_types"])
+        kinds = parsed.iterators(op.attributes["iterator_types"])
         reduced = frozenset(i for i, k in enumerate(kinds) if k == "reduction")
         return LinalgOp(op, ins, outs, maps, len(kinds), reduced, op.regions[0].blocks[0])
     if name in NAMED_CONTRACTIONS:
@@ -129,7 +130,7 @@ def parse_linalg(op: ir.Operation) -> LinalgOp | None:
         ins, outs = segments(op)
         maps: list[Map] | None = [_letters(loops, t) for t in (lhs, rhs, out)]
         if "indexing_maps" in op.attributes:
-            maps = parse_maps(op.attributes["indexing_maps"])
+            maps = parsed.maps(op.attributes["indexing_maps"])
         if maps is None:
             return None
         if "cast" in op.attributes and "unsigned" in str(op.attributes["cast"]):
@@ -138,7 +139,7 @@ def parse_linalg(op: ir.Operation) -> LinalgOp | None:
         return LinalgOp(op, ins, outs, maps, len(loops), reduced, None, "product")
     if name == "linalg.contract":
         ins, outs = segments(op)
-        maps = parse_maps(op.attributes["indexing_maps"])
+        maps = parsed.maps(op.attributes["indexing_maps"])
         if maps is None:
             return None
         used = {d for m in maps for r in m for d in r[0]}
@@ -168,7 +169,7 @@ def parse_linalg(op: ir.Operation) -> LinalgOp | None:
         identity = tuple(({d: 1}, 0) for d in range(rank))
         maps = [identity] * (len(ins) + 1)
         if "indexing_maps" in op.attributes:
-            maps = parse_maps(op.attributes["indexing_maps"])
+            maps = parsed.maps(op.attributes["indexing_maps"])
         if entry is None or maps is None or entry[1] != len(ins):
             return None
         return LinalgOp(op, ins, outs, maps, rank, frozenset(), None, entry[0])
