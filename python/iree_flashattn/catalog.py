@@ -79,7 +79,9 @@ class Kernel:
         known["q_blocks"] = -(-sizes["q_len"] // self.q_tile)
         group = sizes["heads"] // sizes["kv_heads"]
         known["packed_blocks"] = -(-sizes["q_len"] * group // self.q_tile)
-        return tuple(prod(known[f] if f in known else int(f) for f in factors(e)) for e in self.grid)
+        return tuple(
+            prod(known[f] if f in known else int(f) for f in factors(axis)) for axis in self.grid
+        )
 
 
 # Keys of one split: enough work (a few microseconds) to pay for its dispatch and its merge.

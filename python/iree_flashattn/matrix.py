@@ -1,6 +1,6 @@
 """The support matrix, generated from the kernel tables.
 
-``python -m iree_flashattn.matrix README.md`` rewrites what stands between the two markers of the file.
+``python -m iree_flashattn.matrix README.md`` rewrites what stands between the file's two markers.
 """
 
 from __future__ import annotations

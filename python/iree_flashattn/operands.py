@@ -92,7 +92,8 @@ class Operands:
     def bias_values(self) -> NDArray[np.float32] | None:
         if self.bias is None:
             return None
-        return from_storage(self.bias, "f32" if self.problem.bias == "f32" else self.problem.element)
+        element = "f32" if self.problem.bias == "f32" else self.problem.element
+        return from_storage(self.bias, element)
 
     def reference(self) -> oracle.Result:
         """The float64 result for exactly these (rounded) operands."""
@@ -191,7 +192,8 @@ def words(operands: Operands, splits: int = 1) -> NDArray[np.uint32]:
     w[WORD["Q_LEN"]], w[WORD["KV_LEN"]] = p.q_len, p.kv_len
     w[WORD["HEADS"]] = p.heads | p.kv_heads << 16
     w[WORD["HEAD_DIMS"]] = p.dk | p.dv << 16
-    for name, value in (("SCALE", p.effective_scale), ("SOFTCAP", p.softcap or 0), ("FILL", p.fill)):
+    floats = {"SCALE": p.effective_scale, "SOFTCAP": p.softcap or 0, "FILL": p.fill}
+    for name, value in floats.items():
         w[WORD[name]] = np.float32(value).view(np.uint32)
     w[WORD["SPLITS"]] = splits
     return w

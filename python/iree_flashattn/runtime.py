@@ -1,7 +1,8 @@
 """The runtime extension: CPU kernels for modules that import them by name
 (compiled with ``IREE_FLASHATTN_CPU_LINK=plugin``).
 
-On the command line: ``iree-run-module --executable_plugin=$(iree-flashattn info --runtime-plugin)``.
+On the command line:
+``iree-run-module --executable_plugin=$(iree-flashattn info --runtime-plugin)``.
 """
 
 from __future__ import annotations

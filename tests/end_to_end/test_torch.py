@@ -197,7 +197,7 @@ def test_nan_in_a_query_stays_in_its_row(compile_served: Callable) -> None:
 def test_one_kernel_with_and_without_weights(compile_served: Callable) -> None:
     """Two executables hold the same kernel, and the compiler links them into one."""
 
-    def both(q, k, v):  # noqa: ANN001, ANN202
+    def both(q, k, v):
         p = torch.softmax(q @ k.transpose(-1, -2) / 4, -1)
         return p @ v, p, sdpa(k, v, q)
 

@@ -1,4 +1,4 @@
-"""The runtime extension in fresh processes: what it resolves, what it refuses, when it is too late."""
+"""The runtime extension in fresh processes: what it resolves and refuses, and when."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from iree_flashattn import catalog, runtime
 
 PYTHON = Path(__file__).parents[2] / "python"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # so more would only cost. CUDA: four blocks for each of 132 multiprocessors, which
 # reads at 90 % of a copy's speed there. Vulkan: eight, the best of 4, 8 and 16 on the same GPU.
 TASKS = {"cpu": 16, "cuda": 528, "spirv": 1056}
-# With two ranges at least a site stays with the split kernels however many tasks it has: on GPUs they
-# pack the query heads of a group, and a forward kernel's tile would be nearly empty.
+# With two ranges at least a site stays with the split kernels however many tasks it has: on GPUs
+# they pack the query heads of a group, and a forward kernel's tile would be nearly empty.
 LEAST = {"cpu": 1, "cuda": 2, "spirv": 2}
 MIN_KEYS = {"cpu": 256, "cuda": 256, "spirv": 256}
 MAX_SPLITS = 64

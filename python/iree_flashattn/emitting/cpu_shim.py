@@ -73,8 +73,9 @@ def dispatch_function(
             lines.append(f"{following}:")
     body = "\n        ".join(lines)
     declarations = "\n      ".join(_declaration(row, imported) for row in rows)
+    arguments = ", ".join(f"%{a}: !llvm.ptr" for a in ("environment", "dispatch", "workgroup"))
     return f"""{declarations}
-      llvm.func @{name}(%environment: !llvm.ptr, %dispatch: !llvm.ptr, %workgroup: !llvm.ptr) -> i32 {{
+      llvm.func @{name}({arguments}) -> i32 {{
         {body}
       }}"""
 

@@ -38,7 +38,7 @@ class BackendModule(Protocol):
         ...
 
     def export_name(self, row: Kernel, executable: str) -> str:
-        """The symbol of the export inside the variant of ``executable``, whose best row is given."""
+        """The symbol of the export in the variant of ``executable``; ``row`` is its best one."""
         ...
 
 

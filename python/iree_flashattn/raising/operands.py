@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from iree.compiler import ir
+
 from .axes import Atom, Lin, Size, plus, times
 from .expr import Apply, Const, Load, Node
 from .reader import Reader
@@ -74,6 +76,11 @@ def operand_atoms(reader: Reader, node: Node) -> set[Atom]:
     if not options:
         return node_atoms(reader, node)
     return atoms_of(reader, options[0].load.coords)
+
+
+def lies_as_shaped(value: ir.Value) -> bool:
+    """Whether the buffer holds the elements row by row: an encoding may pack or tile them."""
+    return getattr(value.type, "encoding", None) is None
 
 
 def address(reader: Reader, load: Load) -> Lin:

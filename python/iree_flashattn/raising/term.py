@@ -53,6 +53,8 @@ def spread(reader: Reader, load: Load) -> list[list[Atom]] | None:
             length = times(length, atom.extent)
         dims.append(order)
     flat = [a for dim in dims for a in dim]
+    if any(len(dim) > 1 for dim in dims) and load.value.type.encoding is not None:
+        return None
     return dims if len(flat) == len(set(flat)) else None
 
 

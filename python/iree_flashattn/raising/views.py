@@ -8,7 +8,7 @@ from ..extent import Extent
 from ..site import View
 from .axes import Atom, Size
 from .expr import Node
-from .operands import Candidate, address, group_stride
+from .operands import Candidate, address, group_stride, lies_as_shaped
 from .reader import Reader
 from .roles import Roles
 from .term import Term, make_term
@@ -31,6 +31,8 @@ def view_of(
     ``groups``: batch, heads, rows, columns. ``contiguous``: "row or column", or "column or none"
     (stride 1 or 0, for masks), or "any". ``offset``: whether it may start behind the first element.
     """
+    if not lies_as_shaped(candidate.load.value):
+        return None
     place = address(reader, candidate.load)
     if place.const != 0 and not offset:
         return None
