@@ -71,6 +71,13 @@ def test_boolean_and_additive_mask(raise_text: Callable) -> None:
     assert adds.mask is None
 
 
+def test_mask_packed_to_bits(raise_text: Callable) -> None:
+    """The type of a mask may say that eight elements share a byte: no stride can read it."""
+    found = one(raise_text, module("i1, #iree_encoding.packed_storage"))
+    assert isinstance(found, Refusal)
+    assert (found.rule, found.subject) == ("views", "#iree_encoding.packed_storage")
+
+
 def test_score_region_sees_plain_scores(raise_text: Callable) -> None:
     region = (
         "^bb0(%s: f32):\n    %a = arith.divf %s, %two : f32\n    %t = math.tanh %a : f32\n"

@@ -16,7 +16,7 @@ from .fills import add_term, mask_with
 from .quotient import Softmax
 from .reader import Reader, image, invert_map
 from .refuse import Refuse
-from .region import Unsupported, compile_block, dtype_of, outer_scalar
+from .region import Unsupported, compile_block, outer_scalar
 from .score import Score
 from .scores import parse_score, scale_by
 from .sizes import result_number
@@ -98,9 +98,9 @@ def _score(
         program = compile_block(op, reader.shared.index, reader.sizes)
     except Unsupported as unsupported:
         raise Refuse(RULE, f"the score region has {unsupported}", str(unsupported)) from None
-    arguments: list[Node] = [dot]
-    arguments += [Const(0.0, dtype_of(a.type)) for a in list(block.arguments)[1:]]
-    node = program.run(arguments, tuple(loops))[0]
+    if len(block.arguments) != 1:
+        raise Refuse(RULE, "the score region takes more than the score", op.name)
+    node = program.run([dot], tuple(loops))[0]
     if node == dot:
         return Score(dot)
     return parse_score(reader, node, atoms_of(reader, keys))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from .axes import Atom, Size, dense_length, times
 from .expr import Apply, Load, Node, Position
+from .operands import lies_as_shaped
 from .reader import Reader
+from .refuse import Refuse
 from .unify import atoms_of
 
 
@@ -53,15 +55,13 @@ def spread(reader: Reader, load: Load) -> list[list[Atom]] | None:
             length = times(length, atom.extent)
         dims.append(order)
     flat = [a for dim in dims for a in dim]
-    if any(len(dim) > 1 for dim in dims) and load.value.type.encoding is not None:
-        return None
     return dims if len(flat) == len(set(flat)) else None
 
 
 def settled(reader: Reader, node: Node) -> Node:
     """The expression with each load moved to the most direct tensor that can be read whole.
 
-    Raises ``ValueError`` where there is none.
+    Raises ``ValueError`` where there is none, :class:`Refuse` where it lies packed or tiled.
     """
     if isinstance(node, Apply):
         return Apply(node.name, tuple(settled(reader, a) for a in node.args), node.dtype)
@@ -77,6 +77,9 @@ def settled(reader: Reader, node: Node) -> Node:
             break
         current = up
     if best is not None:
+        if not lies_as_shaped(best.value):
+            encoding = str(best.value.type.encoding)
+            raise Refuse("views", f"a tensor is stored with the encoding {encoding}", encoding)
         return reader.fresh(best)
     if isinstance(current, Load):
         raise ValueError(f"{node.value} cannot be read as a whole")
