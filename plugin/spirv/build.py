@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import slangc
@@ -48,14 +50,25 @@ def compiler_arguments(kernel) -> list[str]:
     ]
 
 
-def build(kernel, out: Path) -> Path:
-    """Compiles and validates one row; returns the file. Raises RuntimeError naming the row."""
-    module = slangc.compile_shader(compiler_arguments(kernel))
+def build(arguments: list[str], path: Path) -> None:
+    """Compiles and validates one row. Raises RuntimeError naming the row."""
+    module = slangc.compile_shader(arguments)
     if not slangc.is_valid(module):
-        raise RuntimeError(f"{kernel.name}: the SPIR-V validator refuses the module")
-    path = out / f"{kernel.name}.spv"
+        raise RuntimeError(f"{path.stem}: the SPIR-V validator refuses the module")
     path.write_bytes(module)
-    return path
+
+
+def build_all(kernels: list, out: Path) -> None:
+    """Compiles rows in as many processes as there are cores; one row takes seconds of one core."""
+    count = min(os.cpu_count() or 1, len(kernels))
+    with ProcessPoolExecutor(max(count, 1)) as pool:
+        jobs = [pool.submit(build, compiler_arguments(k), out / f"{k.name}.spv") for k in kernels]
+        try:
+            for job in jobs:  # in the table's order, so that the same row's error is told each time
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def main() -> int:
@@ -66,9 +79,8 @@ def main() -> int:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     try:
-        for kernel in _catalog().load_table("spirv", HERE / "kernels.toml"):
-            if options.only in kernel.name:
-                build(kernel, options.out)
+        kernels = _catalog().load_table("spirv", HERE / "kernels.toml")
+        build_all([k for k in kernels if options.only in k.name], options.out)
     except slangc.MissingCompilerError as missing:
         print(f"iree-flashattn: {missing}", file=sys.stderr)
         return 1 if options.require else 0
