@@ -15,7 +15,7 @@ from iree_flashattn.raising.expr import Load, Node
 from iree_flashattn.raising.reader import Reader
 from iree_flashattn.site import AttentionSite
 
-from .conftest import Attention
+from .conftest import DK, HEADS, KEYS, Attention
 from .test_attention_op import module
 
 DYNAMIC = """
@@ -139,3 +139,34 @@ def test_nothing_outlives_the_module() -> None:
     assert raise_one() == 1
     gc.collect()
     assert ir.Context._get_live_count() == before
+
+
+def test_chained_sites_take_linear_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention fed by attention, in one function: eight times the sites, eight times the steps."""
+    steps = 0
+    original = Reader._up
+
+    def counted(self: Reader, load: Load) -> Node | None:
+        nonlocal steps
+        steps += 1
+        return original(self, load)
+
+    monkeypatch.setattr(Reader, "_up", counted)
+
+    def work(sites: int) -> int:
+        nonlocal steps
+        chain = Attention()
+        x = chain.q
+        chain.v = chain.net.input((HEADS, KEYS, DK))
+        for _ in range(sites):
+            x = chain.values(chain.softmax(chain.scores(q=x)))
+        text = "module {\n" + chain.net.function([x]) + "}\n"
+        with ir.Context() as context:
+            context.allow_unregistered_dialects = True
+            parsed = ir.Module.parse(text)
+            steps = 0
+            assert len(raise_sites(parsed)) == sites
+        return steps
+
+    small, large = work(8), work(64)
+    assert 0 < large <= 8.5 * small

@@ -29,7 +29,7 @@ NUMPY = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 @dataclass(frozen=True)
 class Case:
-    """One attention op. Loops: b (batch), g (heads of a group), m (rows), n (columns of V), d, k."""
+    """One attention op. Loops: b (batch), g (heads of a group), m (rows), d, k (keys), n."""
 
     name: str
     batch: int = 1

@@ -1,0 +1,156 @@
+"""Modules of unusual make: the report counts what there is, and the results are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from iree_flashattn import oracle
+from iree_flashattn.bench import running
+from iree_flashattn.compiling import LOCAL, compile_module
+
+UNGATED = {"IREE_FLASHATTN_GATE": "off"}
+KIND = "tensor<2x9x16xf32>"
+MAPS = ", ".join(
+    f"affine_map<(b, m, n, k, s) -> ({dims})>"
+    for dims in ("b, m, k", "b, s, k", "b, s, n", "", "b, m, n")
+)
+CONSTANTS = f"""%scale = arith.constant 0.25 : f32
+  %init = tensor.empty() : {KIND}"""
+
+
+def attention(query: str, result: str, attributes: str = "") -> str:
+    return f"""{result} = iree_linalg_ext.attention <indexing_maps = [{MAPS}]> {attributes}
+      ins({query}, %k, %v, %scale : {KIND}, {KIND}, {KIND}, f32) outs(%init : {KIND}) {{
+    ^bb0(%s: f32): iree_linalg_ext.yield %s : f32 }} -> {KIND}"""
+
+
+def function(name: str, body: str, more: str = "", keywords: str = "") -> str:
+    return f"""
+func.func {keywords} @{name}(%q: {KIND}, %k: {KIND}, %v: {KIND}{more}) -> {KIND} {{
+  {CONSTANTS}
+  {body}
+}}
+"""
+
+
+def inputs() -> list[np.ndarray]:
+    rng = np.random.default_rng()
+    return [rng.standard_normal((2, 9, 16), np.float32) for _ in range(3)]
+
+
+def repeated(arrays: list[np.ndarray], times: int) -> np.ndarray:
+    """Attention whose result is the next query, in float64."""
+    q, k, v = (x[:, None] for x in arrays)
+    for _ in range(times):
+        q = oracle.attention(q, k, v, scale=0.25).out
+    return q[:, 0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_while_loop(count: int, compile_served: Callable) -> None:
+    body = f"""%zero = arith.constant 0 : i32
+  %one = arith.constant 1 : i32
+  %limit = tensor.extract %count[] : tensor<i32>
+  %last:2 = scf.while (%x = %q, %i = %zero) : ({KIND}, i32) -> ({KIND}, i32) {{
+    %more = arith.cmpi slt, %i, %limit : i32
+    scf.condition(%more) %x, %i : {KIND}, i32
+  }} do {{
+  ^bb0(%x: {KIND}, %i: i32):
+    {attention("%x", "%o")}
+    %next = arith.addi %i, %one : i32
+    scf.yield %o, %next : {KIND}, i32
+  }}
+  return %last#0 : {KIND}"""
+    module = function("attention", body, ", %count: tensor<i32>")
+    arrays = inputs()
+    loaded = running.load(compile_served(module).vmfb)
+    result = running.to_float(loaded(*arrays, np.array(count, np.int32)))
+    np.testing.assert_allclose(result, repeated(arrays, count), atol=3e-6)
+
+
+def test_private_function_called_many_times(compile_served: Callable) -> None:
+    """One site, however many calls: the report counts sites of the module's text."""
+    calls = 60
+    helper = function("helper", f"{attention('%q', '%o')}\n  return %o : {KIND}",
+                      keywords="private").replace(") -> " + KIND + " {",
+                      ") -> " + KIND + " attributes {noinline} {", 1)  # fmt: skip
+    lines = [
+        f"%x{i + 1} = func.call @helper(%x{i}, %k, %v) : ({KIND}, {KIND}, {KIND}) -> {KIND}"
+        for i in range(calls)
+    ]
+    body = "\n  ".join(lines).replace("%x0,", "%q,") + f"\n  return %x{calls} : {KIND}"
+    arrays = inputs()
+    loaded = running.load(compile_served(helper + function("attention", body)).vmfb)
+    result = running.to_float(loaded(*arrays))
+    np.testing.assert_allclose(result, repeated(arrays, calls), atol=1e-5)
+
+
+def softmaxes(count: int) -> str:
+    """Softmaxes of softmaxes, none of which multiplies anything."""
+    lines = [
+        f"%x{i + 1} = linalg.softmax dimension({i % 2}) ins(%x{i} : tensor<4x4xf32>)"
+        " outs(%e : tensor<4x4xf32>) -> tensor<4x4xf32>"
+        for i in range(count)
+    ]
+    body = "\n  ".join(lines)
+    return f"""
+func.func @softmaxes(%x0: tensor<4x4xf32>) -> tensor<4x4xf32> {{
+  %e = tensor.empty() : tensor<4x4xf32>
+  {body}
+  return %x{count} : tensor<4x4xf32>
+}}
+"""
+
+
+def test_thousands_of_softmaxes_beside_a_site() -> None:
+    """They are no candidates, and do not hide what is one."""
+    one = function("attention", f"{attention('%q', '%o')}\n  return %o : {KIND}")
+    done = compile_module(
+        softmaxes(3000) + one, [*LOCAL, "--compile-to=preprocessing"], options=UNGATED
+    )
+    (site,) = done.sites
+    assert site["matched"]
+    assert done.vmfb.count(b"linalg.softmax") == 3000
+
+
+CPU = ["--iree-hal-local-target-device-backends=llvm-cpu", "--iree-llvmcpu-target-cpu=host"]
+
+
+def on_two_devices() -> str:
+    def on(device: str) -> str:
+        return f"{{stream.affinity = #hal.device.promise<@{device}>}}"
+
+    body = f"""%first = flow.tensor.transfer %q : {KIND} to #hal.device.promise<@one>
+  {attention("%first", "%a", on("one"))}
+  %moved = flow.tensor.transfer %a : {KIND} to #hal.device.promise<@two>
+  {attention("%moved", "%b", on("two"))}
+  return %b : {KIND}"""
+    return function("attention", body)
+
+
+def is_cpu(kernel: str) -> bool:
+    return any(name in kernel for name in ("_avx", "_sse2", "_neon"))
+
+
+def test_sites_on_two_devices_of_one_kind() -> None:
+    devices = ["--iree-hal-target-device=one=local", "--iree-hal-target-device=two=local"]
+    done = compile_module(on_two_devices(), [*devices, *CPU], options=UNGATED)
+    assert [site["matched"] for site in done.sites] == [True, True], done.sites
+    assert all(is_cpu(site["kernel"]) for site in done.sites)
+
+
+def test_sites_on_a_cpu_and_a_gpu() -> None:
+    """Each site gets the kernel of the device that it is placed on.
+
+    Up to the executables: IREE 3.13 finds no memory that both kinds of device share, whatever the
+    module computes.
+    """
+    devices = ["--iree-hal-target-device=one=local", "--iree-hal-target-device=two=vulkan"]
+    done = compile_module(
+        on_two_devices(), [*devices, *CPU, "--compile-to=executable-targets"], options=UNGATED
+    )
+    assert [site["matched"] for site in done.sites] == [True, True], done.sites
+    assert [is_cpu(site["kernel"]) for site in done.sites] == [True, False]
