@@ -21,38 +21,69 @@ FA_INLINE void widen_row(const Problem &p, const Element *q, float *out) {
   for (int64_t c = 0; c < p.dk; c += W) store(out + c, load_n(q + c, p.dk - c) * splat(p.scale));
 }
 
-// s[M][keys] = Q·Kᵀ: dot products along the head dim, W keys at a time. Rows of q are q_step apart.
+// s[R][W / R] = Q·Kᵀ, dot products along the head dim, of R rows of Q and W / R keys: a load of K
+// serves R products, and the W sums across lanes are taken together.
+template <int R, bool kPrefetch>
+FA_INLINE void direct_dots(const Problem &p, const float *q, int64_t q_step,
+                           const Element *const *rows, float *s) {
+  constexpr int kKeys = W / R;
+  Vec acc[W] = {}, x[R];
+  int64_t c = 0;
+  for (; c + W <= p.dk; c += W) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) x[r] = load(q + r * q_step + c);
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j) {
+      if (kPrefetch) prefetch_ahead(rows[j] + c);
+      const Vec y = load(rows[j] + c);
+#pragma unroll
+      for (int r = 0; r < R; ++r) acc[r * kKeys + j] = fma(x[r], y, acc[r * kKeys + j]);
+    }
+  }
+  if (c < p.dk) {
+#pragma unroll
+    for (int r = 0; r < R; ++r) x[r] = load(q + r * q_step + c);
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j) {
+      const Vec y = load_n(rows[j] + c, p.dk - c);
+#pragma unroll
+      for (int r = 0; r < R; ++r) acc[r * kKeys + j] = fma(x[r], y, acc[r * kKeys + j]);
+    }
+  }
+  alignas(64) float sums[W];
+  store(sums, reduce_sums(acc));
+#pragma unroll
+  for (int r = 0; r < R; ++r) __builtin_memcpy(s + r * kKvTile, sums + r * kKeys, kKeys * 4);
+}
+
+// s[M][keys] = Q·Kᵀ, W keys at a time, four rows at a time. Rows of q are q_step apart.
 template <int M>
 FA_INLINE void direct_scores(const Problem &p, const float *q, int64_t q_step, const Element *k,
                              int64_t keys, float *s) {
+  constexpr int kFours = M / 4 * 4, kTwos = M / 2 * 2;
   for (int64_t j = 0; j < keys; j += W) {
     const Element *rows[W];
     for (int i = 0; i < W; ++i) {
       rows[i] = k + (j + i < keys ? j + i : keys - 1) * p.ks.row;
       // One row of Q leaves the memory as the only limit: everything is asked for at once. With
-      // more, each asks for its share of the keys, as requests that come in bursts block others.
+      // more, each key is asked for where its like is used: bursts of requests block others.
       if constexpr (M == 1)
         for (int64_t c = 0; c < p.dk; c += kLine) prefetch_ahead(rows[i] + c);
     }
-    for (int r = 0; r < M; ++r) {
-      Vec acc[W] = {};
-      int64_t c = 0;
-      for (; c + W <= p.dk; c += W) {
-        Vec x = load(q + r * q_step + c);
-        constexpr int share = M == 1 ? 0 : (W + M - 1) / M;
-#pragma unroll
-        for (int i = 0; i < share; ++i)
-          if (r * share + i < W) prefetch_ahead(rows[r * share + i] + c);
-#pragma unroll
-        for (int i = 0; i < W; ++i) acc[i] = fma(x, load(rows[i] + c), acc[i]);
+    float *out = s + j;
+    for (int r = 0; r < kFours; r += 4)
+      for (int i = 0; i < W; i += W / 4) {
+        if (r == 0)
+          direct_dots<4, true>(p, q, q_step, rows + i, out + i);
+        else
+          direct_dots<4, false>(p, q + r * q_step, q_step, rows + i, out + r * kKvTile + i);
       }
-      if (c < p.dk) {
-        Vec x = load(q + r * q_step + c);
-#pragma unroll
-        for (int i = 0; i < W; ++i) acc[i] = fma(x, load_n(rows[i] + c, p.dk - c), acc[i]);
-      }
-      store(s + r * kKvTile + j, reduce_sums(acc));
-    }
+    if constexpr (kTwos > kFours)
+      for (int i = 0; i < W; i += W / 2)
+        direct_dots<2, kFours == 0>(p, q + kFours * q_step, q_step, rows + i,
+                                    out + kFours * kKvTile + i);
+    if constexpr (M > kTwos)
+      direct_dots<1, false>(p, q + kTwos * q_step, q_step, rows, out + kTwos * kKvTile);
   }
 }
 
@@ -64,7 +95,7 @@ FA_INLINE void direct_tile(const float *s, const Element *v, int64_t step, int64
 #pragma unroll
   for (int i = 0; i < M; ++i)
 #pragma unroll
-    for (int j = 0; j < N; ++j) acc[i][j] = load(c + i * c_step + j * W) * splat(factor[i]);
+    for (int j = 0; j < N; ++j) acc[i][j] = Vec{};
   for (int64_t key = 0; key < keys; ++key) {
     const Element *row = v + key * step;
     for (int64_t c = 0; c < columns; c += kLine) prefetch_ahead(row + c);
@@ -78,7 +109,10 @@ FA_INLINE void direct_tile(const float *s, const Element *v, int64_t step, int64
 #pragma unroll
   for (int i = 0; i < M; ++i)
 #pragma unroll
-    for (int j = 0; j < N; ++j) store(c + i * c_step + j * W, acc[i][j]);
+    for (int j = 0; j < N; ++j) {
+      float *at = c + i * c_step + j * W;
+      store(at, fma(load(at), splat(factor[i]), acc[i][j]));
+    }
 }
 
 template <int M>
@@ -86,11 +120,20 @@ FA_INLINE void direct_values(const Problem &p, const float *s, const Element *v,
                              float *o, int64_t o_step, const float *factor) {
   constexpr int budget = kRows * kVectors;
   constexpr int N = M * 4 <= budget ? 4 : M * 2 <= budget ? 2 : 1;
-  int64_t c = 0;
-  for (; c + N * W <= p.dv; c += N * W)
-    direct_tile<M, N, false>(s, v + c, p.vs.row, keys, N * W, o + c, o_step, factor);
-  for (; c < p.dv; c += W)
-    direct_tile<M, 1, true>(s, v + c, p.vs.row, keys, p.dv - c, o + c, o_step, factor);
+  // A few keys at a time, so that the passes over the columns of V read it almost in order.
+  constexpr int64_t kKeys = 32;
+  float ones[W];
+  store(ones, splat(1.0f));
+  for (int64_t begin = 0; begin < keys; begin += kKeys) {
+    const int64_t n = smaller(kKeys, keys - begin);
+    const float *moved = begin ? ones : factor;
+    int64_t c = 0;
+    for (; c + N * W <= p.dv; c += N * W)
+      direct_tile<M, N, false>(s + begin, v + c, p.vs.row, n, N * W, o + c, o_step, moved);
+    for (; c < p.dv; c += W)
+      direct_tile<M, 1, true>(s + begin, v + c, p.vs.row, n, p.dv - c, o + c, o_step, moved);
+    v += n * p.vs.row;
+  }
 }
 
 }  // namespace

@@ -68,7 +68,15 @@ FA_INLINE void group_scores(const Problem &p, const Block &b, Group g, int64_t b
       direct_scores<M>(p, b.q + g.first * step, step, k_of(p, b) + (begin + lo) * p.ks.row, keys,
                        b.s);
   } else {
-    scores<M>(b.q + g.first * p.dk, b.k + lo * p.dk, round_up(keys, kPanel) / kPanel, p.dk, b.s);
+    const float *q = b.q + g.first * p.dk, *k = b.k + lo * p.dk;
+    const int64_t panels = round_up(keys, kPanel) / kPanel;
+    if (p.only_adds_f32() && keys % kPanel == 0) {
+      const float *add[M];
+      for (int i = 0; i < M; ++i)
+        add[i] = static_cast<const float *>(masks_of(p, b, g.first + i).bias) + begin + lo;
+      return biased_scores<M>(q, k, panels, p.dk, b.s, add);
+    }
+    scores<M>(q, k, panels, p.dk, b.s);
   }
   if (!adjust) return;
   for (int i = 0; i < M; ++i) {
@@ -163,7 +171,7 @@ inline void attend_visible(const Problem &p, const Block &b, int64_t key_begin, 
     pack_keys(p, b, begin, keys);
     for (int64_t g = 0; g < b.groups; ++g) {
       Group group = group_of(b, g);
-      if (!plain) {
+      if (!plain && !p.only_adds_f32()) {
         const bool last = g + 1 == b.groups;
         const int64_t ahead = last ? begin + b.kv_tile : begin;
         prefetch_group(p, b, group_of(b, last ? 0 : g + 1), ahead, smaller(b.kv_tile, to - ahead));

@@ -6,18 +6,22 @@
 namespace {
 
 // A's element (row, k) lies at  row * kRowStep + k * kDepthStep;  both are compile-time constants,
-// so a tile needs one pointer for A however many rows it has. With kScale, C is read and multiplied
-// by factor[row] first (the rescaling of the online softmax); else it is only written.
-template <int M, int N, int kRowStep, int kDepthStep, bool kScale>
+// so a tile needs one pointer for A however many rows it has. What becomes of C at the end: it is
+// overwritten, or overwritten with add[row][column] on top (an additive mask), or multiplied by
+// factor[row] and added to (the rescaling of the online softmax; the sum over k starts at 0 then
+// too, which keeps the chain of roundings short).
+enum class Into { kWrite, kWriteBiased, kScaleAndAdd };
+
+template <int M, int N, int kRowStep, int kDepthStep, Into kInto>
 inline __attribute__((noinline)) void tile(const float *a, const float *b, int64_t b_step,
                                            int64_t depth, float *c, int64_t c_step,
-                                           const float *factor) {
+                                           const float *factor,
+                                           const float *const *add = nullptr) {
   Vec acc[M][N];
 #pragma unroll
   for (int i = 0; i < M; ++i)
 #pragma unroll
-    for (int j = 0; j < N; ++j)
-      acc[i][j] = kScale ? load(c + i * c_step + j * W) * splat(factor[i]) : Vec{};
+    for (int j = 0; j < N; ++j) acc[i][j] = Vec{};
 #pragma unroll 2
   for (int64_t k = 0; k < depth; ++k) {
     Vec x[N];
@@ -35,15 +39,32 @@ inline __attribute__((noinline)) void tile(const float *a, const float *b, int64
 #pragma unroll
   for (int i = 0; i < M; ++i)
 #pragma unroll
-    for (int j = 0; j < N; ++j) store(c + i * c_step + j * W, acc[i][j]);
+    for (int j = 0; j < N; ++j) {
+      float *at = c + i * c_step + j * W;
+      Vec x = acc[i][j];
+      if (kInto == Into::kWriteBiased) x += load(add[i] + j * W);
+      if (kInto == Into::kScaleAndAdd) x = fma(load(at), splat(factor[i]), x);
+      store(at, x);
+    }
 }
 
 // S[M][keys] = Q·Kᵀ for whole panels of keys. Q of a group is packed [dk][M].
 template <int M>
 FA_INLINE void scores(const float *q, const float *k_panels, int64_t panels, int64_t dk, float *s) {
   for (int64_t p = 0; p < panels; ++p)
-    tile<M, kVectors, 1, M, false>(q, k_panels + p * dk * kPanel, kPanel, dk, s + p * kPanel,
-                                   kKvTile, nullptr);
+    tile<M, kVectors, 1, M, Into::kWrite>(q, k_panels + p * dk * kPanel, kPanel, dk, s + p * kPanel,
+                                          kKvTile, nullptr);
+}
+
+// The same plus bias[row][key], from `add` on, whose pointers move along.
+template <int M>
+FA_INLINE void biased_scores(const float *q, const float *k_panels, int64_t panels, int64_t dk,
+                             float *s, const float *(&add)[M]) {
+  for (int64_t p = 0; p < panels; ++p) {
+    tile<M, kVectors, 1, M, Into::kWriteBiased>(q, k_panels + p * dk * kPanel, kPanel, dk,
+                                                s + p * kPanel, kKvTile, nullptr, add);
+    for (int i = 0; i < M; ++i) add[i] += kPanel;
+  }
 }
 
 // V as the tile wants it: f32, keys row_step apart, the next kPanel columns panel_step further.
@@ -57,7 +78,10 @@ template <int M, int N>
 FA_INLINE void value_tail(int64_t vectors, const float *p, const float *b, int64_t b_step,
                           int64_t keys, float *o, int64_t o_step, const float *factor) {
   if constexpr (N > 0) {
-    if (vectors == N) return tile<M, N, kKvTile, 1, true>(p, b, b_step, keys, o, o_step, factor);
+    if (vectors == N) {
+      constexpr Into into = Into::kScaleAndAdd;
+      return tile<M, N, kKvTile, 1, into>(p, b, b_step, keys, o, o_step, factor);
+    }
     value_tail<M, N - 1>(vectors, p, b, b_step, keys, o, o_step, factor);
   }
 }
@@ -68,7 +92,8 @@ FA_INLINE void values(const float *p, Values v, int64_t keys, float *o, int64_t 
                       const float *factor) {
   int64_t column = 0;
   for (; column + kPanel <= o_step; column += kPanel, v.data += v.panel_step)
-    tile<M, kVectors, kKvTile, 1, true>(p, v.data, v.row_step, keys, o + column, o_step, factor);
+    tile<M, kVectors, kKvTile, 1, Into::kScaleAndAdd>(p, v.data, v.row_step, keys, o + column,
+                                                      o_step, factor);
   value_tail<M, kVectors - 1>((o_step - column) / W, p, v.data, v.row_step, keys, o + column,
                               o_step, factor);
 }

@@ -44,6 +44,12 @@ struct Problem {
   bool banded() const { return has(FA_FLAG_BAND_LO | FA_FLAG_BAND_HI); }
   // Scores are plain scale * q·k but for the band: the body that only ever compares indices.
   bool plain_scores() const { return !has(FA_FLAG_MASK | FA_FLAG_BIAS | FA_FLAG_SOFTCAP); }
+  // All that happens to them is that one f32 is added to each: part of the matrix product's end.
+  bool only_adds_f32() const {
+    constexpr uint32_t others = FA_FLAG_MASK | FA_FLAG_SOFTCAP | FA_FLAG_BIAS_KEY_BROADCAST;
+    const bool f32 = sizeof(Element) == sizeof(float) || has(FA_FLAG_BIAS_F32);
+    return has(FA_FLAG_BIAS) && f32 && !has(others) && !banded();
+  }
 
   // First and last-plus-one key that a row may see.
   int64_t first_key(int64_t row) const {

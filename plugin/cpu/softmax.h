@@ -40,7 +40,9 @@ FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of
   for (int i = 0; i < M; ++i) {
     float *row = s + i * kKvTile;
     const Vec m = splat(base[i]);
-    Vec sum = load(sum_of + i * W) * splat(factor[i]);
+    // Summed apart: many small weights of equal size, added one by one to a large sum, would all
+    // be rounded the same way.
+    Vec sum = {};
 #pragma unroll 2
     for (int64_t j = 0; j < keys; j += W) {
       // Not one fused x * log2 e - m * log2 e: its rounding error grows with the maximum.
@@ -48,7 +50,7 @@ FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of
       store(row + j, e);
       sum += e;
     }
-    store(sum_of + i * W, sum);
+    store(sum_of + i * W, fma(load(sum_of + i * W), splat(factor[i]), sum));
   }
 }
 

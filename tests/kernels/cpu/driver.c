@@ -55,31 +55,36 @@ static void *allocate(uint64_t size) {  // mmap: private, anonymous
   return (void *)syscall6(222, 0, (long)size + 1, 3, 0x22, -1, 0);
 }
 static void stop(int code) { syscall6(94, code, 0, 0, 0, 0, 0); }
-static void transfer(long call, int file, void *data, uint64_t size) {
+static void release(void *p, uint64_t size) { syscall6(215, (long)p, (long)size + 1, 0, 0, 0, 0); }
+static void transfer(long call, int file, void *data, uint64_t size, int end_of_input) {
   for (char *at = data; size;) {
     long done = syscall6(call, file, (long)at, (long)size, 0, 0, 0);
-    if (done <= 0) stop(3);
+    if (done <= 0) stop(done == 0 && at == data ? end_of_input : 3);
     at += done;
     size -= (uint64_t)done;
   }
 }
 
-// stdin: a 64-byte name; 8 sizes, grid (3) and scratch bytes as uint64; 32 words; the 8 buffers.
-// stdout: buffers 6 and 7 after the run.
+// stdin, any number of times: a 64-byte name; 8 sizes, grid (3) and scratch bytes as uint64; 32
+// words; the 8 buffers. stdout, as often: buffers 6 and 7 after the run.
 void _start(void) {
-  char name[64];
-  uint64_t header[12];
-  uint32_t words[32];
-  void *p[8];
-  transfer(63, 0, name, sizeof name);
-  transfer(63, 0, header, sizeof header);
-  transfer(63, 0, words, sizeof words);
-  for (int i = 0; i < 8; ++i) transfer(63, 0, p[i] = allocate(header[i]), header[i]);
-  void *kernel = kernel_named(name);
-  if (!kernel) stop(4);
-  uint32_t grid[3] = {(uint32_t)header[8], (uint32_t)header[9], (uint32_t)header[10]};
-  run_workgroups(kernel, p, words, grid, 0, 1, allocate(header[11]));
-  for (int i = 6; i < 8; ++i) transfer(64, 1, p[i], header[i]);
-  stop(0);
+  for (;;) {
+    char name[64];
+    uint64_t header[12];
+    uint32_t words[32];
+    void *p[8];
+    transfer(63, 0, name, sizeof name, 0);
+    transfer(63, 0, header, sizeof header, 3);
+    transfer(63, 0, words, sizeof words, 3);
+    for (int i = 0; i < 8; ++i) transfer(63, 0, p[i] = allocate(header[i]), header[i], 3);
+    void *kernel = kernel_named(name);
+    if (!kernel) stop(4);
+    uint32_t grid[3] = {(uint32_t)header[8], (uint32_t)header[9], (uint32_t)header[10]};
+    void *scratch = allocate(header[11]);
+    run_workgroups(kernel, p, words, grid, 0, 1, scratch);
+    release(scratch, header[11]);
+    for (int i = 6; i < 8; ++i) transfer(64, 1, p[i], header[i], 3);
+    for (int i = 0; i < 8; ++i) release(p[i], header[i]);
+  }
 }
 #endif

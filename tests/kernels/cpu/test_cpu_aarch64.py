@@ -1,10 +1,13 @@
-"""The aarch64 kernels, run whole under qemu-user."""
+"""The aarch64 kernels, run whole under qemu-user: one emulator process a kernel and step."""
 
 from __future__ import annotations
 
+import io
 import shutil
 import struct
 import subprocess
+from dataclasses import dataclass
+from pathlib import Path
 
 import cpu_native
 import numpy as np
@@ -27,43 +30,61 @@ def program(tmp_path_factory):
     return cpu_native.link(path, [k.name for k in KERNELS], target="aarch64-linux-none", main=True)
 
 
-def dispatch(program, kernel, buffers, constants, sizes):
-    """Like cpu_native.dispatch, in the emulator; returns the two result buffers as bytes."""
-    raw = [b"" if b is None else np.ascontiguousarray(b).tobytes() for b in buffers]
-    header = [len(b) for b in raw] + [*kernel.grid_size(sizes), kernel.scratch_bytes]
-    message = kernel.name.encode().ljust(64, b"\0") + struct.pack("<12Q", *header)
+@dataclass
+class Job:
+    """One dispatch: a kernel, its 8 buffers (the last two are results), constants and sizes."""
+
+    kernel: catalog.Kernel
+    buffers: list[np.ndarray | None]
+    constants: np.ndarray
+    sizes: dict[str, int]
+
+
+def dispatch(program: Path, jobs: list[Job]) -> list[tuple[bytes, bytes]]:
+    """Like cpu_native.dispatch, in the emulator; the two result buffers of every job."""
+    message, lengths = [], []
+    for job in jobs:
+        raw = [b"" if b is None else np.ascontiguousarray(b).tobytes() for b in job.buffers]
+        lengths.append((len(raw[6]), len(raw[7])))
+        grid = job.kernel.grid_size(job.sizes)
+        header = struct.pack("<12Q", *map(len, raw), *grid, job.kernel.scratch_bytes)
+        name = job.kernel.name.encode().ljust(64, b"\0")
+        message += [name, header, job.constants.tobytes(), *raw]
     done = subprocess.run(
-        [QEMU, str(program)], input=message + constants.tobytes() + b"".join(raw),
-        capture_output=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
-    return done[: len(raw[6])], done[len(raw[6]) :]
+        [QEMU, str(program)], input=b"".join(message), capture_output=True, timeout=240, check=True
+    ).stdout
+    assert len(done) == sum(map(sum, lengths))
+    stream = io.BytesIO(done)
+    return [(stream.read(first), stream.read(second)) for first, second in lengths]
 
 
-@pytest.mark.parametrize("problem", problems.small(), ids=lambda p: p.name)
 @pytest.mark.parametrize("kernel", [k for k in KERNELS if k.role != "combine"], ids=lambda k: k.name)
-def test_problem(program, kernel, problem):
-    problem = problem.with_element(kernel.element)
-    if not serves(kernel, problem):
-        return
-    made = operands.make(problem, 21)
-    inputs = [made.q.buffer, made.k.buffer, made.v.buffer, made.mask, made.bias, made.sinks]
-    if kernel.role == "forward":
-        o, weights = dispatch(
-            program, kernel, [*inputs, made.o.buffer, made.weights], made.words,
-            cpu_native.sizes_of(made),
-        )  # fmt: skip
+def test_small_problems(program, kernel):
+    splits = 3 if kernel.role == "partial" else 1
+    cases = [p.with_element(kernel.element) for p in problems.small()]
+    cases = [operands.make(p, 21) for p in cases if serves(kernel, p)]
+    assert len(cases) > 30
+    jobs = []
+    for made in cases:
+        p = made.problem
+        results = [made.o.buffer, made.weights]
+        if kernel.role == "partial":
+            rows = splits * p.batch * p.heads * p.q_len
+            results = [np.full((rows, n), np.nan, np.float32) for n in (p.dv, 2)]
+        inputs = [made.q.buffer, made.k.buffer, made.v.buffer, made.mask, made.bias, made.sinks]
+        sizes = cpu_native.sizes_of(made, splits)
+        jobs.append(Job(kernel, [*inputs, *results], words(made, splits), sizes))
+    results = dispatch(program, jobs)
+    if kernel.role == "partial":
+        combine = catalog.find(kernel.combine)
+        steps = []
+        for made, job, result in zip(cases, jobs, results, strict=True):
+            inputs = [*(np.frombuffer(x, np.uint8) for x in result), None, None, None, made.sinks]
+            steps.append(Job(combine, [*inputs, made.o.buffer, None], job.constants, job.sizes))
+        results = dispatch(program, steps)
+    for made, (o, weights) in zip(cases, results, strict=True):
+        made.o.buffer[...] = np.frombuffer(o, made.o.buffer.dtype)
         if made.weights is not None:
-            made.weights[...] = np.frombuffer(weights, made.weights.dtype).reshape(made.weights.shape)
-    else:
-        splits, p = 3, problem
-        rows = splits * p.batch * p.heads * p.q_len
-        constants, sizes = words(made, splits), cpu_native.sizes_of(made, splits)
-        empty = [np.zeros((rows, n), np.float32) for n in (p.dv, 2)]
-        partial_o, ml = dispatch(program, kernel, [*inputs, *empty], constants, sizes)
-        operands_ = [np.frombuffer(x, np.uint8) for x in (partial_o, ml)]
-        o, _ = dispatch(
-            program, catalog.find(kernel.combine),
-            [*operands_, None, None, None, made.sinks, made.o.buffer, None], constants, sizes,
-        )  # fmt: skip
-    made.o.buffer[...] = np.frombuffer(o, made.o.buffer.dtype)
-    check(made, kernel.name)
+            shape, dtype = made.weights.shape, made.weights.dtype
+            made.weights[...] = np.frombuffer(weights, dtype).reshape(shape)
+        check(made, kernel.name)

@@ -113,6 +113,28 @@ def test_a_bias_of_infinity_excludes(kernel):
     np.testing.assert_allclose(made.result(), check_rows, atol=2e-2 if kernel.element == "bf16" else 2e-3)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_many_small_weights_beside_a_large_one(kernel):
+    """One visible key with most of the weight, then hundreds of equal small weights (a finite
+    fill): added one by one to the large sum, each would be rounded the same way."""
+    problem = Problem("small_weights", heads=5, kv_heads=1, q_len=4, kv_len=300, dk=1, dv=256,
+                      bias="f32", bias_dims="", band_hi=0, fill=-3.0, element=kernel.element)  # fmt: skip
+    made = operands.make(problem, 0)
+    cpu_native.run(kernel, made, splits=1)
+    check(made, kernel.name)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kv_len", [256, 250], ids=["whole-panels", "ragged"])
+def test_an_additive_mask_alone(kernel, kv_len):
+    """It is added at the end of the product where keys fill panels, else in a pass of its own."""
+    problem = Problem("additive", heads=4, kv_heads=2, q_len=70, kv_len=kv_len, dk=24, bias="f32",
+                      bias_dims="hqk", element=kernel.element)  # fmt: skip
+    made = operands.make(problem, 12)
+    cpu_native.run(kernel, made)
+    check(made, kernel.name)
+
+
 def test_the_check_can_fail():
     kernel = next(p.values[0] for p in KERNELS if not p.marks)
     made = operands.make(problems.find("odd").with_element(kernel.element), 1)
