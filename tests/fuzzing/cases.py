@@ -26,7 +26,7 @@ class Case:
 
 
 class Maker:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, dynamic: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
         self.net = Net(f"case{seed}", self.rng)
         small = bool(self.chance(0.3))
@@ -34,9 +34,24 @@ class Maker:
         self.size = {c: one if small else int(self.rng.integers(1, 6)) for c in "bngdlse"}
         if self.chance(0.5):
             self.size["g"] = 1
+        if dynamic:
+            self._hide_sizes()
         self.twists = 0
         self.may_twist = bool(self.chance(0.4))
         self.notes: list[str] = []
+
+    def _hide_sizes(self) -> None:
+        """Some sizes are known at run time only: multiples of a prime that no other size has."""
+        self.size = {c: min(n, 4) for c, n in self.size.items()}
+        primes = [5, 7, 11]
+        self.rng.shuffle(primes)
+        letters = [c for c in "bls" if self.chance(0.6)]
+        if self.chance(0.1):
+            letters.append(self.pick(list("ngde")))
+        for c in letters[:3]:
+            # two sizes that happen to be equal, now and then
+            self.size[c] = primes[0] if self.chance(0.3) else primes.pop()
+        self.net.unknown = tuple(sorted({self.size[c] for c in letters[:3]}))
 
     def chance(self, p: float) -> bool:
         return bool(self.rng.random() < p)
@@ -367,6 +382,7 @@ def _inverse(a: np.ndarray) -> np.ndarray:
         return 1.0 / a
 
 
-def make_case(seed: int) -> Case:
+def make_case(seed: int, dynamic: bool = False) -> Case:
+    """One program; ``dynamic``: some of its sizes are known at run time only."""
     with np.errstate(all="ignore"):
-        return Maker(seed).make()
+        return Maker(seed, dynamic).make()

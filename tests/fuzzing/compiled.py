@@ -17,10 +17,10 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
 
-def run_compiled(first: int, count: int) -> Outcome:
+def run_compiled(first: int, count: int, dynamic: bool = False) -> Outcome:
     """Compiles ``count`` programs as one module, runs each, and compares with NumPy's float64."""
     seeds = list(range(first, first + count))
-    cases = [make_case(seed) for seed in seeds]
+    cases = [make_case(seed, dynamic) for seed in seeds]
     text = "module {\n" + "".join(c.net.function(c.results) for c in cases) + "}\n"
     fast = compile_module(text, options={"IREE_FLASHATTN_GATE": "off"})
     stock = compile_module(text, plugin=False)
@@ -45,7 +45,10 @@ def _run(vmfb: bytes, cases: list[Case]) -> list[list[np.ndarray]]:
     found = []
     for case in cases:
         kinds = {"i1": np.bool_, "f32": np.float32}
-        inputs = [x.array.astype(kinds[x.dtype]) for x in case.net.inputs]
+        inputs = [
+            int(x.array) if x.dtype == "index" else x.array.astype(kinds[x.dtype])
+            for x in case.net.inputs
+        ]
         outputs = module[case.net.name](*inputs)
         outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
         found.append([np.asarray(o.to_host(), dtype=np.float64) for o in outputs])

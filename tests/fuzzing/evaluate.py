@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 from iree.compiler import ir
 
-from fuzzing.net import Net
+from fuzzing.net import Net, overflowing
+from iree_flashattn.extent import Extent
 from iree_flashattn.raising.constants import operation_on_arrays
 from iree_flashattn.raising.expr import Apply, Const, Load, Node, Position
+from iree_flashattn.raising.sizes import DimOf
 from iree_flashattn.raising.term import Term
 from iree_flashattn.site import AttentionSite, View
 
@@ -23,16 +25,27 @@ def values_of(function: ir.Operation, net: Net) -> dict[ir.Value, np.ndarray]:
     return known
 
 
+def number(size: Extent | int, known: dict[ir.Value, np.ndarray]) -> int:
+    """A size with the run-time values that the program has."""
+
+    def value_of(symbol: object) -> int:
+        if isinstance(symbol, DimOf):
+            return known[symbol.value].shape[symbol.position]
+        return int(known[symbol])  # type: ignore[index]
+
+    return int(Extent.of(size).evaluate(value_of))
+
+
 def _strided(view: View, sizes: tuple[int, int, int, int], known: dict) -> np.ndarray:
     if isinstance(view.value, Term):
         flat = build_term(view.value, known).reshape(-1)
     else:
         flat = np.ascontiguousarray(known[view.value]).reshape(-1)
-    index = np.full((1, 1, 1, 1), int(view.offset))
+    index = np.full((1, 1, 1, 1), number(view.offset, known))
     for axis, (n, stride) in enumerate(zip(sizes, view.strides, strict=True)):
         shape = [1, 1, 1, 1]
         shape[axis] = n
-        index = index + (np.arange(n) * int(stride)).reshape(shape)
+        index = index + (np.arange(n) * number(stride, known)).reshape(shape)
     assert index.min() >= 0, "a view starts before its tensor"
     assert index.max() < flat.size, "a view ends behind its tensor"
     return flat[index]
@@ -45,11 +58,12 @@ def build_term(term: Term, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
 
     def grid(lin) -> np.ndarray:
         lin = reader.space.resolve(lin)
-        total = np.full((1,) * rank, lin.const)
+        total = np.full((1,) * rank, number(lin.const, known))
         for atom, c in lin.terms:
             shape = [1] * rank
-            shape[axis_of[atom]] = atom.extent
-            total = total + c * np.arange(atom.extent).reshape(shape)
+            extent = number(atom.extent, known)
+            shape[axis_of[atom]] = extent
+            total = total + number(c, known) * np.arange(extent).reshape(shape)
         return total
 
     def walk(node: Node) -> np.ndarray:
@@ -67,13 +81,14 @@ def build_term(term: Term, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
         return operation_on_arrays(node, [walk(a) for a in node.args])
 
     with np.errstate(all="ignore"):
-        return np.broadcast_to(walk(term.node), term.shape)
+        return np.broadcast_to(walk(term.node), [number(n, known) for n in term.shape])
 
 
 def evaluate_site(site: AttentionSite, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
     """O, dense [batch, heads, q_len, dv]; the definition of ``site.py`` in float64."""
-    batch, heads, kv_heads = int(site.batch), int(site.heads), int(site.kv_heads)
-    q_len, kv_len, dk, dv = (int(n) for n in (site.q_len, site.kv_len, site.dk, site.dv))
+    sizes = (site.batch, site.heads, site.kv_heads, site.q_len, site.kv_len, site.dk, site.dv)
+    batch, heads, kv_heads, q_len, kv_len, dk, dv = (number(n, known) for n in sizes)
+    assert all(number(a, known) == number(b, known) for a, b in site.equal)
     q = _strided(site.q, (batch, heads, q_len, dk), known)
     k = _strided(site.k, (batch, kv_heads, kv_len, dk), known)
     v = _strided(site.v, (batch, kv_heads, kv_len, dv), known)
@@ -86,18 +101,18 @@ def evaluate_site(site: AttentionSite, known: dict[ir.Value, np.ndarray]) -> np.
     square = (batch, heads, q_len, kv_len)
     bias = 0.0 if site.bias is None else _strided(site.bias, square, known)
     if not site.bias_after_fill:
-        scores = scores + bias
+        scores = overflowing(scores + bias)
     distance = np.arange(kv_len)[None, :] - np.arange(q_len)[:, None]
     keep = np.ones(square, bool)
     if site.band.lo is not None:
-        keep &= distance >= int(site.band.lo)
+        keep &= distance >= number(site.band.lo, known)
     if site.band.hi is not None:
-        keep &= distance <= int(site.band.hi)
+        keep &= distance <= number(site.band.hi, known)
     if site.mask is not None:
         keep &= (_strided(site.mask, square, known) != 0) != site.mask_drops
     scores = np.where(keep, scores, site.fill)
     if site.bias_after_fill:
-        scores = scores + bias
+        scores = overflowing(scores + bias)
     with np.errstate(all="ignore"):
         if site.sinks is not None:
             sink = _strided(site.sinks, (1, heads, 1, 1), known)
@@ -110,13 +125,13 @@ def evaluate_site(site: AttentionSite, known: dict[ir.Value, np.ndarray]) -> np.
         return p[..., :kv_len] @ v, p[..., :kv_len]  # type: ignore[return-value]
 
 
-def scatter(view: View, dense: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def scatter(view: View, dense: np.ndarray, shape: tuple[int, ...], known: dict) -> np.ndarray:
     """The result tensor that holds ``dense`` where the view says."""
     flat = np.full(int(np.prod(shape)), 1e30)
-    index = np.full((1, 1, 1, 1), int(view.offset))
+    index = np.full((1, 1, 1, 1), number(view.offset, known))
     for axis, (n, stride) in enumerate(zip(dense.shape, view.strides, strict=True)):
         grid = [1, 1, 1, 1]
         grid[axis] = n
-        index = index + (np.arange(n) * int(stride)).reshape(grid)
+        index = index + (np.arange(n) * number(stride, known)).reshape(grid)
     flat[index] = dense
     return flat.reshape(shape)

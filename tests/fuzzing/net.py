@@ -20,6 +20,7 @@ class Val:
     name: str
     array: np.ndarray
     dtype: str = "f32"
+    unknown: tuple[int, ...] = ()  # dims that one of these primes divides are known at run time
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -27,7 +28,14 @@ class Val:
 
     @property
     def type(self) -> str:
-        return "tensor<" + "".join(f"{n}x" for n in self.shape) + self.dtype + ">"
+        if self.dtype == "index":
+            return "index"
+        dims = ("?" if divides(self.unknown, n) else str(n) for n in self.shape)
+        return "tensor<" + "".join(f"{n}x" for n in dims) + self.dtype + ">"
+
+
+def divides(primes: tuple[int, ...], n: int) -> bool:
+    return any(n % p == 0 for p in primes)
 
 
 def _maps(rank: int, results: list[list[int | None]]) -> str:
@@ -40,6 +48,11 @@ def _maps(rank: int, results: list[list[int | None]]) -> str:
     return "[" + ", ".join(texts) + "]"
 
 
+def overflowing(array: np.ndarray) -> np.ndarray:
+    """Infinities where f32 has them."""
+    return np.where(np.abs(array) > _LARGEST, np.copysign(np.inf, array), array)
+
+
 class Net:
     """One function under construction."""
 
@@ -49,10 +62,46 @@ class Net:
         self.lines: list[str] = []
         self.inputs: list[Val] = []
         self.values: list[list[np.ndarray | None]] = []  # results of each op, in program order
+        # Multiples of these primes are run-time sizes: a size says what it is made of.
+        self.unknown: tuple[int, ...] = ()
+        self._known_at: dict[int, list[tuple[Val, int]]] = {}  # size -> tensors that have it
 
     # -- plumbing --------------------------------------------------------------------------------
     def _fresh(self) -> str:
         return f"%v{len(self.values)}"
+
+    def _val(self, name: str, array: np.ndarray, dtype: str = "f32") -> Val:
+        value = Val(name, array, dtype, self.unknown)
+        for i, n in enumerate(value.shape):
+            if name and divides(self.unknown, n):
+                self._known_at.setdefault(n, []).append((value, i))
+        return value
+
+    def size(self, n: int) -> str:
+        """A size in the text: a number, or the value that holds it at run time."""
+        if not divides(self.unknown, n):
+            return str(n)
+        places = self._known_at.get(n, [])
+        if places and self.rng.random() < 0.9:
+            x, dim = places[int(self.rng.integers(len(places)))]
+            at = self.scalar(dim, "index")
+            return self._emit(f"tensor.dim {x.name}, {at} : {x.type}", np.array(n))
+        prime = next(p for p in self.unknown if n % p == 0)
+        if n == prime:
+            same = [x.name for x in self.inputs if x.dtype == "index" and x.array == n]
+            if same and self.rng.random() < 0.8:
+                return same[0]
+            self.inputs.append(self._val(f"%in{len(self.inputs)}", np.array(n), "index"))
+            return self.inputs[-1].name
+        factors = [self._index(prime), self._index(n // prime)]
+        return self._emit(f"arith.muli {', '.join(factors)} : index", np.array(n))
+
+    def _index(self, n: int) -> str:
+        text = self.size(n)
+        return text if text.startswith("%") else self.scalar(n, "index")
+
+    def _sizes(self, shape: tuple[int, ...]) -> str:
+        return "[" + ", ".join([self.size(n) for n in shape]) + "]"
 
     def _emit(self, text: str, *arrays: np.ndarray | None) -> str:
         name = self._fresh()
@@ -66,7 +115,7 @@ class Net:
             array = self.rng.random(shape) < 0.7
         else:
             array = np.float32(self.rng.standard_normal(shape)).astype(np.float64)
-        value = Val(f"%in{len(self.inputs)}", array, dtype)
+        value = self._val(f"%in{len(self.inputs)}", array, dtype)
         self.inputs.append(value)
         return value
 
@@ -79,11 +128,15 @@ class Net:
             text = f"{np.float32(value):.9e} : f32" if finite else f"0x{bits:08X} : f32"
         else:
             text = f"{value} : {dtype}"
-        return self._emit(f"arith.constant {text}", None)
+        known = np.array(value) if dtype == "index" else None
+        return self._emit(f"arith.constant {text}", known)
 
     def _empty(self, shape: tuple[int, ...], dtype: str) -> Val:
-        value = Val("", np.zeros(shape, bool if dtype == "i1" else np.float64), dtype)
-        return Val(self._emit(f"tensor.empty() : {value.type}", None), value.array, dtype)
+        sizes = ", ".join([self.size(n) for n in shape if divides(self.unknown, n)])
+        value = self._val("", np.zeros(shape, bool if dtype == "i1" else np.float64), dtype)
+        return self._val(
+            self._emit(f"tensor.empty({sizes}) : {value.type}", None), value.array, dtype
+        )
 
     def fill(self, shape: tuple[int, ...], number: float, dtype: str = "f32") -> Val:
         constant = self.scalar(number, dtype)
@@ -91,7 +144,7 @@ class Net:
         array = np.full(shape, number, bool if dtype == "i1" else np.float64)
         text = (f"linalg.fill ins({constant} : {dtype}) outs({empty.name} : {empty.type})"
                 f" -> {empty.type}")  # fmt: skip
-        return Val(self._emit(text, array), array, dtype)
+        return self._val(self._emit(text, array), array, dtype)
 
     # -- structure -------------------------------------------------------------------------------
     def transpose(self, x: Val, permutation: list[int], generic: bool = False) -> Val:
@@ -100,37 +153,43 @@ class Net:
             empty = self._empty(array.shape, x.dtype)
             text = (f"linalg.transpose ins({x.name} : {x.type}) outs({empty.name} : {empty.type})"
                     f" permutation = {permutation}")  # fmt: skip
-            return Val(self._emit(text, array), array, x.dtype)
+            return self._val(self._emit(text, array), array, x.dtype)
         source = [permutation.index(d) for d in range(len(permutation))]
         return self.elementwise([(x, source)], array.shape, [], "%b0", lambda a: a, x.dtype)
 
     def reshape(self, x: Val, groups: list[list[int]], shape: tuple[int, ...]) -> Val:
         """collapse_shape (fewer dims) or expand_shape with this reassociation."""
         array = x.array.reshape(shape)
-        result = Val("", array, x.dtype)
-        if len(shape) < len(x.shape):
+        result = self._val("", array, x.dtype)
+        # (the stock compiler takes no computed shape of one dim)
+        if len(shape) > 1 and divides(self.unknown, array.size) and self.rng.random() < 0.3:
+            numbers = [self._index(n) for n in shape]
+            kind = f"tensor<{len(shape)}xindex>"
+            target = self._emit(f"tensor.from_elements {', '.join(numbers)} : {kind}", None)
+            text = f"tensor.reshape {x.name}({target}) : ({x.type}, {kind}) -> {result.type}"
+        elif len(shape) < len(x.shape):
             text = f"tensor.collapse_shape {x.name} {groups} : {x.type} into {result.type}"
         else:
-            text = (f"tensor.expand_shape {x.name} {groups} output_shape {list(shape)}"
+            text = (f"tensor.expand_shape {x.name} {groups} output_shape {self._sizes(shape)}"
                     f" : {x.type} into {result.type}")  # fmt: skip
-        return Val(self._emit(text, array), array, x.dtype)
+        return self._val(self._emit(text, array), array, x.dtype)
 
     def slice(self, x: Val, dim: int, start: int, size: int) -> Val:
         index = [slice(None)] * len(x.shape)
         index[dim] = slice(start, start + size)
         array = x.array[tuple(index)]
         offsets = [start if d == dim else 0 for d in range(len(x.shape))]
-        result = Val("", array, x.dtype)
-        text = (f"tensor.extract_slice {x.name}{offsets} {list(array.shape)}"
+        result = self._val("", array, x.dtype)
+        text = (f"tensor.extract_slice {x.name}{offsets} {self._sizes(array.shape)}"
                 f" {[1] * len(x.shape)} : {x.type} to {result.type}")  # fmt: skip
-        return Val(self._emit(text, array), array, x.dtype)
+        return self._val(self._emit(text, array), array, x.dtype)
 
     def concat(self, xs: list[Val], dim: int) -> Val:
         array = np.concatenate([x.array for x in xs], dim)
-        result = Val("", array, xs[0].dtype)
+        result = self._val("", array, xs[0].dtype)
         names, types = ", ".join(x.name for x in xs), ", ".join(x.type for x in xs)
         text = f"tensor.concat dim({dim}) {names} : ({types}) -> {result.type}"
-        return Val(self._emit(text, array), array, xs[0].dtype)
+        return self._val(self._emit(text, array), array, xs[0].dtype)
 
     # -- arithmetic ------------------------------------------------------------------------------
     def elementwise(
@@ -156,7 +215,7 @@ class Net:
         with np.errstate(all="ignore"):
             array = np.broadcast_to(compute(*arrays), shape).copy()
         if dtype == "f32":  # float64, but what overflows in f32 does here, too
-            array[array > _LARGEST], array[array < -_LARGEST] = np.inf, -np.inf
+            array = overflowing(array)
         empty = self._empty(shape, dtype)
         maps = _maps(rank, [dims for _, dims in operands] + [list(range(rank))])
         return self._generic(
@@ -185,9 +244,9 @@ class Net:
         )
         name = self._emit(text, *arrays)
         if len(outs) == 1:
-            return [Val(name, arrays[0], outs[0].dtype)]
+            return [self._val(name, arrays[0], outs[0].dtype)]
         pairs = enumerate(zip(arrays, outs, strict=True))
-        return [Val(f"{name}#{i}", a, o.dtype) for i, (a, o) in pairs]
+        return [self._val(f"{name}#{i}", a, o.dtype) for i, (a, o) in pairs]
 
     def unary(self, x: Val, op: str, compute) -> Val:
         dims = list(range(len(x.shape)))
@@ -214,9 +273,7 @@ class Net:
             [(x, dims), (y, y_dims)], x.shape, [f"%r = arith.{op} {a}, {b} : f32"], "%r", chosen
         )
 
-    def select(
-        self, mask: Val, dims: list[int | None], x: Val, number: float, keeps: bool
-    ) -> Val:
+    def select(self, mask: Val, dims: list[int | None], x: Val, number: float, keeps: bool) -> Val:
         constant = self.scalar(number)
         a, b = ("%b1", constant) if keeps else (constant, "%b1")
         all_dims: list[int | None] = list(range(len(x.shape)))
@@ -264,7 +321,7 @@ class Net:
         init = self.fill(array.shape, 0.0)
         text = (f"linalg.batch_matmul ins({a.name}, {b.name} : {a.type}, {b.type})"
                 f" outs({init.name} : {init.type}) -> {init.type}")  # fmt: skip
-        return Val(self._emit(text, array), array)
+        return self._val(self._emit(text, array), array)
 
     def reduce(self, x: Val, dim: int, op: str, keep: bool, start: float, index: bool) -> Val:
         """Maximum or sum over one dim; ``index`` adds the dead i64 result of torch's max."""
@@ -300,7 +357,7 @@ class Net:
         empty = self._empty(x.shape, "f32")
         text = (f"linalg.softmax dimension({dim}) ins({x.name} : {x.type})"
                 f" outs({empty.name} : {empty.type}) -> {empty.type}")  # fmt: skip
-        return Val(self._emit(text, array), array)
+        return self._val(self._emit(text, array), array)
 
     def function(self, results: list[Val]) -> str:
         arguments = ", ".join(f"{x.name}: {x.type}" for x in self.inputs)

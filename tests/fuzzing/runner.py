@@ -24,8 +24,8 @@ class Tally:
     crashed: list[str] = field(default_factory=list)
 
 
-def check(seed: int, tally: Tally) -> None:
-    case = make_case(seed)
+def check(seed: int, tally: Tally, dynamic: bool = False) -> None:
+    case = make_case(seed, dynamic)
     tally.cases += 1
     text = "module {\n" + case.net.function(case.results) + "}\n"
     with ir.Context() as context:
@@ -59,11 +59,11 @@ def _may_refuse(refusal: Refusal) -> bool:
 def compare(site, known: dict) -> str:
     """What is wrong with a site; the empty string if it means what the program computes."""
     output, weights = evaluate_site(site, known)
-    problem = _difference("O", scatter(site.out, output, known[site.out.value].shape),
+    problem = _difference("O", scatter(site.out, output, known[site.out.value].shape, known),
                           known[site.out.value])  # fmt: skip
     if site.weights is not None and not problem:
         wanted = known[site.weights.value]
-        problem = _difference("P", scatter(site.weights, weights, wanted.shape), wanted)
+        problem = _difference("P", scatter(site.weights, weights, wanted.shape, known), wanted)
     return problem
 
 
@@ -77,10 +77,10 @@ def _difference(name: str, got: np.ndarray, wanted: np.ndarray) -> str:
     return "" if error < 1e-5 else f"{name}: error {error:.2g}"
 
 
-def run(first: int, count: int) -> Tally:
+def run(first: int, count: int, dynamic: bool = False) -> Tally:
     tally = Tally()
     for seed in range(first, first + count):
-        check(seed, tally)
+        check(seed, tally, dynamic)
     return tally
 
 
@@ -90,7 +90,7 @@ def show(case: Case) -> str:
 
 if __name__ == "__main__":
     start, number = int(sys.argv[1]), int(sys.argv[2])
-    result = run(start, number)
+    result = run(start, number, dynamic="dynamic" in sys.argv[3:])
     for line in [*result.crashed, *result.wrong, *result.missed]:
         print(line)
     print(f"seeds {start}..{start + number - 1}: {result.sites} sites in {result.cases} cases,"

@@ -1,6 +1,6 @@
 """Random programs: whatever is raised means what the program computes, and nothing is missed.
 
-On demand, from the folder ``tests``: ``python -m fuzzing.runner FIRST_SEED COUNT``.
+On demand, from the folder ``tests``: ``python -m fuzzing.runner FIRST_SEED COUNT [dynamic]``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,28 @@ def test_sites_mean_what_programs_compute(first: int) -> None:
     assert BATCH // 4 < tally.plain < BATCH
 
 
+@pytest.mark.parametrize("first", range(0, 400, BATCH))
+def test_run_time_sizes(first: int) -> None:
+    """Programs with sizes that only the run time knows, evaluated at the sizes of one run.
+
+    Sites may be missed: sizes that the program never says to be equal are not taken to be.
+    """
+    tally = run(first, BATCH, dynamic=True)
+    assert not tally.crashed, tally.crashed
+    assert not tally.wrong, tally.wrong
+    assert tally.sites > 2 * BATCH // 5
+
+
 def test_compiled_programs_compute_the_same() -> None:
     """A sample compiled with the flag and without, and run; NumPy's values are the reference."""
     outcome = run_compiled(first=100_000, count=24)
     assert outcome.substituted >= 12
+    assert not outcome.wrong, outcome.wrong
+
+
+def test_compiled_programs_with_run_time_sizes() -> None:
+    outcome = run_compiled(first=200_000, count=10, dynamic=True)
+    assert outcome.substituted >= 4
     assert not outcome.wrong, outcome.wrong
 
 
