@@ -20,6 +20,7 @@ FAMILIES = {
     "torch": ("torch", "iree.turbine"),
     "transformers": ("transformers", "iree.turbine"),
     "jax": ("jax",),
+    "onnx": ("onnx",),
 }
 
 

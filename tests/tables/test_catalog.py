@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from iree_flashattn import catalog, problems
 
 ROW = """
@@ -36,7 +37,7 @@ def test_a_row_stands_for_one_kernel_an_element(tmp_path):
 
 def test_grid(tmp_path):
     kernel = load(tmp_path, ROW)[0]
-    sizes = dict(batch=3, heads=8, kv_heads=2, q_len=50, splits=5)
+    sizes = {"batch": 3, "heads": 8, "kv_heads": 2, "q_len": 50, "splits": 5}
     assert kernel.grid_size(sizes) == (7, 2, 15)  # 50 * 4 rows in tiles of 32
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from iree_flashattn import oracle
 
 
@@ -45,7 +46,8 @@ def test_order_of_softcap_bias_and_fill():
     got = scores([1.0, 2.0, 3.0], softcap=2.0, bias=bias, excluded=excluded, fill=-3.0)
     np.testing.assert_allclose(got, soft / soft.sum())
     after = np.exp([2 * math.tanh(0.5), 2 * math.tanh(1.0) + 1, -3.0 + 5.0])
-    got = scores([1.0, 2.0, 3.0], softcap=2.0, bias=bias, excluded=excluded, fill=-3.0, bias_after_fill=True)
+    options = {"softcap": 2.0, "bias": bias, "excluded": excluded, "fill": -3.0}
+    got = scores([1.0, 2.0, 3.0], **options, bias_after_fill=True)
     np.testing.assert_allclose(got, after / after.sum())
 
 

@@ -1,0 +1,127 @@
+"""Attention as ONNX graphs write it, made node by node, through IREE's ONNX importer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from .exported import Exported, Generator
+
+OPSET = 17
+
+
+class Graph:
+    """Nodes with names of their own; a method call adds one and returns its result's name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def __call__(self, kind: str, *inputs: str, **attributes) -> str:
+        name = f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def constant(self, array: np.ndarray) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(onnx.numpy_helper.from_array(array, name))
+        return name
+
+
+def export(
+    graph: Graph, result: str, inputs: dict[str, np.ndarray], shape: tuple[int, ...], sites: int
+) -> Exported:
+    kinds = {
+        name: helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+        for name, array in inputs.items()
+    }
+    out = helper.make_tensor_value_info(result, TensorProto.FLOAT, shape)
+    made = helper.make_graph(graph.nodes, "main", list(kinds.values()), [out], graph.constants)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(model)
+    outputs = ReferenceEvaluator(model).run(None, inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "model.onnx", Path(folder) / "model.mlir"
+        onnx.save(model, source)
+        importer = [sys.executable, "-m", "iree.compiler.tools.import_onnx"]
+        subprocess.run([*importer, str(source), "-o", str(target)], check=True)
+        text = target.read_text()
+    return Exported(text, "main", list(inputs.values()), outputs, sites)
+
+
+def qkv(rows: int = 12, keys: int = 12) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    lengths = {"q": rows, "k": keys, "v": keys}
+    return {n: rng.standard_normal((2, 4, r, 16)).astype(np.float32) for n, r in lengths.items()}
+
+
+def plain(axis: int = -1, sites: int = 1) -> Exported:
+    """MatMul, Div, Softmax, MatMul; another softmax axis makes it a look-alike."""
+    g = Graph()
+    scores = g("MatMul", "q", g("Transpose", "k", perm=[0, 1, 3, 2]))
+    scaled = g("Div", scores, g.constant(np.float32(4)))
+    result = g("MatMul", g("Softmax", scaled, axis=axis), "v")
+    return export(g, result, qkv(), (2, 4, 12, 16), sites)
+
+
+def masked() -> Exported:
+    """Scale on both operands; an additive mask that is made from a boolean input."""
+    g = Graph()
+    root = g.constant(np.float32(0.5))
+    q = g("Mul", "q", root)
+    k = g("Mul", g("Transpose", "k", perm=[0, 1, 3, 2]), root)
+    zero = g.constant(np.zeros((), np.float32))
+    low = g.constant(np.array(np.finfo(np.float32).min))
+    bias = g("Where", "keep", zero, low)
+    scores = g("Add", g("MatMul", q, k), bias)
+    result = g("MatMul", g("Softmax", scores, axis=-1), "v")
+    keep = np.random.default_rng(6).random((2, 1, 7, 12)) < 0.7
+    return export(g, result, qkv(rows=7) | {"keep": keep}, (2, 4, 7, 16), 1)
+
+
+def heads() -> Exported:
+    """A packed projection, split and reshaped to heads, and merged again."""
+    g = Graph()
+    rng = np.random.default_rng(7)
+    weight = g.constant(rng.standard_normal((64, 192)).astype(np.float32) / 8)
+    packed = g("MatMul", "x", weight)
+    shape = g.constant(np.array([2, 10, 4, 16], np.int64))
+
+    def part(i: int, perm: list[int]) -> str:
+        ends = [g.constant(np.array([n], np.int64)) for n in (64 * i, 64 * i + 64, 2)]
+        return g("Transpose", g("Reshape", g("Slice", packed, *ends), shape), perm=perm)
+
+    scores = g("MatMul", part(0, [0, 2, 1, 3]), part(1, [0, 2, 3, 1]))
+    p = g("Softmax", g("Mul", scores, g.constant(np.float32(0.25))), axis=-1)
+    o = g("Transpose", g("MatMul", p, part(2, [0, 2, 1, 3])), perm=[0, 2, 1, 3])
+    result = g("Reshape", o, g.constant(np.array([2, 10, 64], np.int64)))
+    x = rng.standard_normal((2, 10, 64)).astype(np.float32)
+    return export(g, result, {"x": x}, (2, 10, 64), 1)
+
+
+def spelled_out() -> Exported:
+    """The softmax as ReduceMax, Sub, Exp, ReduceSum, Div."""
+    g = Graph()
+    s = g("MatMul", "q", g("Transpose", "k", perm=[0, 1, 3, 2]))
+    e = g("Exp", g("Sub", s, g("ReduceMax", s, axes=[3])))
+    total = g("ReduceSum", e, g.constant(np.array([3], np.int64)))
+    result = g("MatMul", g("Div", e, total), "v")
+    return export(g, result, qkv(keys=9), (2, 4, 12, 16), 1)
+
+
+MODELS: dict[str, Generator] = {
+    "plain": plain,
+    "masked": masked,
+    "heads": heads,
+    "spelled_out": spelled_out,
+    "softmax_over_queries": lambda: plain(axis=-2, sites=0),
+}
