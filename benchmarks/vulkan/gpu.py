@@ -16,17 +16,23 @@ import argparse
 import json
 import math
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-SHORT, LONG = 3, 19
+CHAINS = {"forward": (3, 19), "partial": (5, 45)}  # dispatches in a short and a long chain
 SIZES = (
     (4096, 4, 16, False),
     (4096, 4, 16, True),
     (16384, 1, 16, False),
 )  # length, batch, heads, causal
-DECODE = ((16384, 16, 8), (131072, 1, 64))  # keys, batch, key ranges; 32 heads over 8
+DECODE = (
+    (16384, 16, 4),
+    (16384, 16, 8),
+    (16384, 16, 16),
+    (131072, 1, 64),
+)  # keys, batch, key ranges; 32 heads over 8
 KERNELS = {
     "fa_forward_f16_matrix_d128": 128,
     "fa_forward_bf16_matrix_d128": 128,
@@ -34,57 +40,74 @@ KERNELS = {
     "fa_forward_f16_tile_d128": 128,
     "fa_partial_f16_team16_d128": 128,
 }
+WITH_MERGE = ("fa_partial_f16_team16_d128",)
 
 
-def module(name: str, length: int) -> str:
-    """``length`` dispatches of a row; byte tensors, constants and grid as arguments."""
+def module(names: list[str], length: int) -> str:
+    """``length`` turns of one row, or of a split row and its merge.
+
+    Byte tensors, constants, and for every row its grid and the bytes of its results are arguments.
+    """
     from iree_flashattn import catalog, resources
     from iree_flashattn.abi import WORD_COUNT
     from iree_flashattn.emitting.interface import interface
 
-    kernel = catalog.find(name)
-    shape = interface(kernel.role, False)
-    path = resources.kernel_file("spirv", f"{name}.spv")
+    rows = [catalog.find(name) for name in names]
+    shapes = [interface(row.role, False) for row in rows]
     words = [f"%word{i}" for i in range(WORD_COUNT)]
-    sizes = [f"%size{i}" for i in range(shape.outputs)]
-    views = [f"%view{i}" for i in range(shape.inputs)]
+    grids = [[f"%grid{r}_{axis}" for axis in "xyz"] for r in range(len(rows))]
+    sizes = [[f"%size{r}_{i}" for i in range(shape.outputs)] for r, shape in enumerate(shapes)]
+    views = [f"%view{i}" for i in range(shapes[0].inputs)]
     lines = []
-    for i in range(shape.inputs):
+    for i in range(len(views)):
         lines += [
             f"%dim{i} = hal.buffer_view.dim<%view{i} : !hal.buffer_view>[0] : index",
             f"%in{i} = hal.tensor.import %view{i} : !hal.buffer_view -> tensor<?xi8>{{%dim{i}}}",
         ]
-    inputs = [(f"%in{i}", f"tensor<?xi8>{{%dim{i}}}") for i in range(shape.inputs)]
-    results = ", ".join(f"tensor<?xi8>{{{size}}}" for size in sizes)
+    inputs = [(f"%in{i}", f"tensor<?xi8>{{%dim{i}}}") for i in range(len(views))]
+    sinks = inputs[5]
     for turn in range(length):
-        operands = [*[(w, "i32") for w in words], *inputs]
-        names, types = zip(*operands, strict=True)
-        made = [f"%out{turn}_{i}" for i in range(shape.outputs)]
+        given = inputs
+        for r, (row, shape) in enumerate(zip(rows, shapes, strict=True)):
+            names_, types = zip(*[(w, "i32") for w in words], *given, strict=True)
+            made = [f"%out{turn}_{r}_{i}" for i in range(shape.outputs)]
+            results = [f"tensor<?xi8>{{{size}}}" for size in sizes[r]]
+            lines.append(
+                f"{', '.join(made)} = flow.dispatch"
+                f" @kernel{r}::@spirv::@{row.name}[{', '.join(grids[r])}]"
+                f"({', '.join(names_)}) : ({', '.join(types)}) -> ({', '.join(results)})"
+            )
+            given = [*zip(made, results, strict=True), sinks]
+        inputs[5] = (made[0], results[0])  # the sinks, which no flag asks for
+    for i, (value, size) in enumerate(zip(made, sizes[-1], strict=True)):
         lines.append(
-            f"{', '.join(made)} = flow.dispatch @kernel::@spirv::@{name}[%x, %y, %z]"
-            f"({', '.join(names)}) : ({', '.join(types)}) -> ({results})"
+            f"%back{i} = hal.tensor.export {value} : tensor<?xi8>{{{size}}} -> !hal.buffer_view"
         )
-        inputs[5] = (made[0], f"tensor<?xi8>{{{sizes[0]}}}")  # the sinks, which no flag asks for
-    for i, value in enumerate(made):
-        lines.append(
-            f"%back{i} = hal.tensor.export {value} : tensor<?xi8>{{{sizes[i]}}} -> !hal.buffer_view"
-        )
-    back = ", ".join(f"%back{i}" for i in range(shape.outputs))
-    kinds = ", ".join(["!hal.buffer_view"] * shape.outputs)
+    back = ", ".join(f"%back{i}" for i in range(len(made)))
+    kinds = ", ".join(["!hal.buffer_view"] * len(made))
+    numbers = [x for r in range(len(rows)) for x in (*grids[r], *sizes[r])]
     body = "\n  ".join(lines)
-    return f"""
-hal.executable private @kernel {{
+
+    def path(row) -> Path:
+        return resources.kernel_file("spirv", f"{row.name}.spv")
+
+    executables = "".join(
+        f"""
+hal.executable private @kernel{r} {{
   hal.executable.variant public @spirv
       target(#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {{}}>)
-      objects([#hal.executable.object<{{path = "{path}"}}>]) {{
-    hal.executable.export public @{name} ordinal(0) layout({shape.layout})
+      objects([#hal.executable.object<{{path = "{path(row)}"}}>]) {{
+    hal.executable.export public @{row.name} ordinal(0) layout({shape.layout})
         count(%device: !hal.device, %x: index, %y: index, %z: index) -> (index, index, index) {{
       hal.return %x, %y, %z : index, index, index
     }}
   }}
-}}
-util.func public @main({", ".join(f"{w}: i32" for w in words)}, %x: index, %y: index, %z: index,
-    {", ".join(f"{s}: index" for s in sizes)},
+}}"""
+        for r, (row, shape) in enumerate(zip(rows, shapes, strict=True))
+    )
+    return f"""{executables}
+util.func public @main({", ".join(f"{w}: i32" for w in words)},
+    {", ".join(f"{x}: index" for x in numbers)},
     {", ".join(f"{v}: !hal.buffer_view" for v in views)}) -> ({kinds}) {{
   {body}
   util.return {back} : {kinds}
@@ -100,10 +123,15 @@ def compile_all(folder: Path) -> None:
     about = {}
     for name, dim in KERNELS.items():
         kernel = catalog.find(name)
-        about[name] = {"dim": dim, "role": kernel.role, "tile": kernel.q_tile}
-        for length in (SHORT, LONG):
-            vmfb = compile_str(module(name, length), extra_args=flags)
-            (folder / f"{name}_{length}.vmfb").write_bytes(vmfb)
+        contenders = {name: [name]}
+        if name in WITH_MERGE:
+            contenders[f"{name}_merged"] = [name, kernel.combine]
+        for contender, names in contenders.items():
+            about[contender] = {"dim": dim, "role": kernel.role, "tile": kernel.q_tile}
+            about[contender]["rows"] = len(names)
+            for length in CHAINS[kernel.role]:
+                vmfb = compile_str(module(names, length), extra_args=flags)
+                (folder / f"{contender}_{length}.vmfb").write_bytes(vmfb)
     (folder / "about.json").write_text(json.dumps(about))
 
 
@@ -159,8 +187,8 @@ def constants(batch, heads, kv_heads, rows, keys, dim, causal, splits) -> list[i
     return [int(w) for w in words.view(np.int32)]
 
 
-def per_dispatch(chains, numbers: list[int], buffers: list) -> float:
-    """Seconds of one dispatch: shortest times of both chains, taken in turns after a warm-up."""
+def per_dispatch(chains, lengths, numbers: list[int], buffers: list) -> float:
+    """Seconds of one turn: shortest times of both chains, taken in turns after a warm-up."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(2):
         chains[1].call(numbers, buffers)
@@ -169,30 +197,34 @@ def per_dispatch(chains, numbers: list[int], buffers: list) -> float:
             start = time.perf_counter()
             chain.call(numbers, buffers)
             taken.append(time.perf_counter() - start)
-    return (min(times[1]) - min(times[0])) / (LONG - SHORT)
+    return (min(times[1]) - min(times[0])) / (lengths[1] - lengths[0])
 
 
-def run_all(folder: Path) -> None:
+def run_all(folder: Path, only: str = "") -> None:
     import iree.runtime as rt
 
     config = rt.Config(device=rt.get_device("vulkan"))
-    rng = np.random.default_rng()
-    few = np.zeros(64, np.float32)
+    block = np.random.default_rng().standard_normal(1 << 22, np.float32).astype(np.float16)
+    few = upload(config, np.zeros(64, np.float32))
 
-    def random(count: int):
+    @cache
+    def random(count: int, _operand: str):
         # Any bits of common size will do for time: f16 and bf16 alike are read as 16 bits.
-        return upload(config, rng.standard_normal(count, np.float32).astype(np.float16))
+        return upload(config, np.resize(block, count))
 
     for name, about in json.loads((folder / "about.json").read_text()).items():
-        chains = [Chain(folder / f"{name}_{n}.vmfb", config) for n in (SHORT, LONG)]
+        if only not in name:
+            continue
+        lengths = CHAINS[about["role"]]
+        chains = [Chain(folder / f"{name}_{n}.vmfb", config) for n in lengths]
         dim, tile = about["dim"], about["tile"]
         if about["role"] == "forward":
             for length, batch, heads, causal in SIZES:
                 count = batch * heads * length * dim
                 words = constants(batch, heads, heads, length, length, dim, causal, 1)
                 numbers = [*words, -(-length // tile), heads, batch, 2 * count]
-                buffers = [random(count) for _ in "qkv"] + [upload(config, few)] * 3
-                seconds = per_dispatch(chains, numbers, buffers)
+                buffers = [random(count, x) for x in "qkv"] + [few] * 3
+                seconds = per_dispatch(chains, lengths, numbers, buffers)
                 flops = 4 * count * length / (2 if causal else 1)
                 print(f"{name} S{length} B{batch} H{heads} causal={causal}: {seconds * 1e3:.3f} ms,"
                       f" {flops / seconds / 1e12:.1f} TFLOP/s", flush=True)  # fmt: skip
@@ -203,12 +235,12 @@ def run_all(folder: Path) -> None:
                 words = constants(batch, heads, kv_heads, 1, keys, dim, False, splits)
                 blocks = -(-heads // kv_heads // tile)
                 numbers = [*words, blocks, kv_heads, batch * splits, lines * dim * 4, lines * 8]
-                buffers = [random(batch * heads * dim), random(count), random(count)]
-                buffers += [upload(config, few)] * 3
-                seconds = per_dispatch(chains, numbers, buffers)
+                if about["rows"] == 2:  # the merge: a workgroup a row
+                    numbers += [1, heads, batch, batch * heads * dim * 2]
+                buffers = [random(batch * heads * dim, "q"), random(count, "k"), random(count, "v")]
+                seconds = per_dispatch(chains, lengths, numbers, [*buffers, *[few] * 3])
                 print(f"{name} keys {keys} B{batch} ranges {splits}: {seconds * 1e6:.0f} us,"
                       f" {4 * count / seconds / 1e12:.3f} TB/s of K and V", flush=True)  # fmt: skip
-    baselines()
 
 
 def baselines() -> None:
@@ -253,9 +285,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=("compile", "run"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="", help="run only contenders with this substring")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    compile_all(options.folder) if options.step == "compile" else run_all(options.folder)
+    if options.step == "compile":
+        compile_all(options.folder)
+    else:
+        run_all(options.folder, options.only)
+        baselines()
 
 
 if __name__ == "__main__":
