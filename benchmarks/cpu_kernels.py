@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "kernels" / "cpu")]
 
 import cpu_native  # noqa: E402
+
 from iree_flashattn import catalog, operands, problems  # noqa: E402
 
 READ_BYTES = 512 << 20  # larger than any cache
@@ -117,7 +118,9 @@ def torch_call(problem: problems.Problem, made: operands.Operands) -> Callable[[
     return call
 
 
-def compare(calls: dict[str, Callable[[], None]], threads: int, rounds: int) -> dict[str, list[float]]:
+def compare(
+    calls: dict[str, Callable[[], None]], threads: int, rounds: int
+) -> dict[str, list[float]]:
     """Seconds a call, per round; rounds alternate."""
     now = clock(threads)
     repeats = {}
@@ -152,10 +155,16 @@ def main() -> None:
     except ImportError:
         torch = None
     peaks = Peaks().measure()
-    peak = options.threads * peaks[{"avx512": "fma_avx512", "neon": "fma_neon"}.get(options.variant, "fma_avx2")]
+    peak = (
+        options.threads
+        * peaks[{"avx512": "fma_avx512", "neon": "fma_neon"}.get(options.variant, "fma_avx2")]
+    )
     bandwidth = options.threads * peaks["read_gb_s"]
     print(f"peaks of one thread: {', '.join(f'{k} {v:.0f}' for k, v in peaks.items())}")
-    print(f"{'problem':22} {'GFLOP/s':>8} {'% FMA':>6} {'GB/s':>6} {'% read':>6} {'torch':>8} {'ratio':>6}")
+    print(
+        f"{'problem':22} {'GFLOP/s':>8} {'% FMA':>6} {'GB/s':>6} {'% read':>6} "
+        f"{'torch':>8} {'ratio':>6}"
+    )
     rows = []
     for problem in problems.benchmark():
         if not re.search(options.problems, problem.name):
@@ -168,7 +177,10 @@ def main() -> None:
             calls["torch"] = torch_call(problem, made)
         times = compare(calls, options.threads, options.rounds)
         ours = min(times["ours"])
-        gflops, gbs = problem.flops / ours / 1e9, (made.k.buffer.nbytes + made.v.buffer.nbytes) / ours / 1e9
+        gflops, gbs = (
+            problem.flops / ours / 1e9,
+            (made.k.buffer.nbytes + made.v.buffer.nbytes) / ours / 1e9,
+        )
         row = {
             "problem": problem.name, "kernel": name, "threads": options.threads,
             "seconds": times, "gflops": gflops, "of_fma_peak": gflops / peak,
@@ -176,14 +188,18 @@ def main() -> None:
         }  # fmt: skip
         theirs = ""
         if "torch" in times:
-            ratio = statistics.median(t / o for t, o in zip(times["torch"], times["ours"], strict=True))
+            ratio = statistics.median(
+                t / o for t, o in zip(times["torch"], times["ours"], strict=True)
+            )
             row["torch_ratio"] = ratio
             theirs = f"{problem.flops / min(times['torch']) / 1e9:8.1f} {ratio:6.2f}"
         rows.append(row)
-        print(f"{problem.name:22} {gflops:8.1f} {gflops / peak:6.0%} {gbs:6.1f} {gbs / bandwidth:6.0%} {theirs}",
-              flush=True)  # fmt: skip
+        ours_text = f"{gflops:8.1f} {gflops / peak:6.0%} {gbs:6.1f} {gbs / bandwidth:6.0%}"
+        print(f"{problem.name:22} {ours_text} {theirs}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"peaks": peaks, "rows": rows}, indent=1), encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"peaks": peaks, "rows": rows}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ def main() -> int:
         return None
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        failed = [name for name in pool.map(build, [k for k in kernels if options.only in k.name]) if name]
+        failed = [
+            name for name in pool.map(build, [k for k in kernels if options.only in k.name]) if name
+        ]
     if options.runtime and not failed:
         write_runtime(kernels, options.out, options.runtime)
     return 1 if failed else 0

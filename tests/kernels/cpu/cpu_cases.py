@@ -6,6 +6,7 @@ import cpu_native
 import numpy as np
 import pytest
 import torch
+
 from iree_flashattn import catalog
 from iree_flashattn.operands import Operands, from_storage
 from iree_flashattn.problems import Problem
@@ -29,7 +30,9 @@ def attending() -> list:
 
 
 def serves(kernel: catalog.Kernel, problem: Problem) -> bool:
-    if not problem.features <= kernel.features or not kernel.head_dim.serves(problem.dk, problem.dv):
+    if not problem.features <= kernel.features or not kernel.head_dim.serves(
+        problem.dk, problem.dv
+    ):
         return False
     return kernel.role == "forward" or not problem.weights
 
@@ -38,7 +41,9 @@ def torch_result(made: Operands) -> tuple[np.ndarray, np.ndarray]:
     """(O, P) by PyTorch on the same operands: f32 arithmetic and results of the element type,
     which is what its own SDPA does for the 16-bit types."""
     p = made.problem
-    q, k, v = (torch.from_numpy(from_storage(x.view(), p.element).copy()) for x in (made.q, made.k, made.v))
+    q, k, v = (
+        torch.from_numpy(from_storage(x.view(), p.element).copy()) for x in (made.q, made.k, made.v)
+    )
     group = p.heads // p.kv_heads
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     s = q @ k.transpose(-1, -2) * p.effective_scale
@@ -83,5 +88,6 @@ def check(made: Operands, kernel_name: str) -> None:
             limit = 2 * np.nanmax(np.abs(other - exact), initial=0)
             limit += TINY[p.element] * np.nanmax(np.abs(exact), initial=1)
         assert error <= limit, (
-            f"{kernel_name} on {p}: error of {name} is {error:.3g}, the limit (twice PyTorch's) {limit:.3g}"
+            f"{kernel_name} on {p}: error of {name} is {error:.3g}, "
+            f"the limit (twice PyTorch's) {limit:.3g}"
         )

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+
 from iree_flashattn import catalog, resources
 from iree_flashattn.operands import Operands, words
 
@@ -53,8 +54,14 @@ def objects(names: list[str], directory: Path | None = None) -> list[Path]:
     return [directory / f"{name}.o" for name in names]
 
 
-def link(out: Path, names: list[str], *, target: str | None = None, main: bool = False,
-         directory: Path | None = None) -> Path:
+def link(
+    out: Path,
+    names: list[str],
+    *,
+    target: str | None = None,
+    main: bool = False,
+    directory: Path | None = None,
+) -> Path:
     """driver.c with the named kernels: a shared library, or with ``main`` a static program that
     needs no C library."""
     program = ["-DFA_MAIN", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector"]
@@ -92,9 +99,15 @@ class Scratch:
         return Scratch(raw[start : start + size])
 
 
-def dispatch(kernel: catalog.Kernel, pointers: list[int], constants: np.ndarray, sizes: dict,
-             workers: int = 1, scratch: list[Scratch] | None = None,
-             lib: ctypes.CDLL | None = None) -> None:
+def dispatch(
+    kernel: catalog.Kernel,
+    pointers: list[int],
+    constants: np.ndarray,
+    sizes: dict,
+    workers: int = 1,
+    scratch: list[Scratch] | None = None,
+    lib: ctypes.CDLL | None = None,
+) -> None:
     """Runs the whole grid on ``workers`` threads, worker w taking every workers-th workgroup."""
     lib = lib or library()
     entry = lib.kernel_named(kernel.name.encode())
@@ -112,18 +125,31 @@ def dispatch(kernel: catalog.Kernel, pointers: list[int], constants: np.ndarray,
         )  # fmt: skip
 
     if workers == 1:
-        return work(0)
+        work(0)
+        return
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, range(workers)))
 
 
 def sizes_of(made: Operands, splits: int = 1) -> dict[str, int]:
     p = made.problem
-    return dict(batch=p.batch, heads=p.heads, kv_heads=p.kv_heads, q_len=p.q_len, splits=splits)
+    return {
+        "batch": p.batch,
+        "heads": p.heads,
+        "kv_heads": p.kv_heads,
+        "q_len": p.q_len,
+        "splits": splits,
+    }
 
 
-def run(kernel: catalog.Kernel, made: Operands, *, splits: int = 3, workers: int = 1,
-        scratch: list[Scratch] | None = None) -> None:
+def run(
+    kernel: catalog.Kernel,
+    made: Operands,
+    *,
+    splits: int = 3,
+    workers: int = 1,
+    scratch: list[Scratch] | None = None,
+) -> None:
     """Runs a forward kernel, or a partial kernel and its combine; the result is in ``made.o``.
     ``scratch``: memory of each worker, enough for both, made here if not given."""
     q, k, v = (x.buffer for x in (made.q, made.k, made.v))
@@ -134,11 +160,22 @@ def run(kernel: catalog.Kernel, made: Operands, *, splits: int = 3, workers: int
         return
     p = made.problem
     rows = splits * p.batch * p.heads * p.q_len
-    partial_o, ml = np.full((rows, p.dv), np.nan, np.float32), np.full((rows, 2), np.nan, np.float32)
+    partial_o, ml = (
+        np.full((rows, p.dv), np.nan, np.float32),
+        np.full((rows, 2), np.nan, np.float32),
+    )
     constants, sizes = words(made, splits), sizes_of(made, splits)
-    pointers = operands + [_pointer(partial_o), _pointer(ml)]
+    pointers = [*operands, _pointer(partial_o), _pointer(ml)]
     dispatch(kernel, pointers, constants, sizes, workers, scratch)
     combine = catalog.find(kernel.combine)
-    pointers = [_pointer(partial_o), _pointer(ml), 0, 0, 0, _pointer(made.sinks),
-                _pointer(made.o.buffer), 0]
+    pointers = [
+        _pointer(partial_o),
+        _pointer(ml),
+        0,
+        0,
+        0,
+        _pointer(made.sinks),
+        _pointer(made.o.buffer),
+        0,
+    ]
     dispatch(combine, pointers, constants, sizes, workers, scratch)

@@ -11,6 +11,7 @@ import sys
 
 import cpu_native
 import numpy as np
+
 from iree_flashattn import catalog, operands, problems
 
 PAGE = mmap.PAGESIZE

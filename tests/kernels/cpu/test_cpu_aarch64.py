@@ -13,6 +13,7 @@ import cpu_native
 import numpy as np
 import pytest
 from cpu_cases import check, serves
+
 from iree_flashattn import catalog, operands, problems
 from iree_flashattn.operands import words
 
@@ -58,7 +59,9 @@ def dispatch(program: Path, jobs: list[Job]) -> list[tuple[bytes, bytes]]:
     return [(stream.read(first), stream.read(second)) for first, second in lengths]
 
 
-@pytest.mark.parametrize("kernel", [k for k in KERNELS if k.role != "combine"], ids=lambda k: k.name)
+@pytest.mark.parametrize(
+    "kernel", [k for k in KERNELS if k.role != "combine"], ids=lambda k: k.name
+)
 def test_small_problems(program, kernel):
     splits = 3 if kernel.role == "partial" else 1
     cases = [p.with_element(kernel.element) for p in problems.small()]

@@ -12,6 +12,7 @@ import cpu_native
 import numpy as np
 import pytest
 from cpu_cases import attending
+
 from iree_flashattn import operands, problems
 from iree_flashattn.abi import WORD
 from iree_flashattn.problems import Problem
@@ -40,7 +41,8 @@ def test_nothing_outside_is_touched(kernel):
 
 
 def test_the_guard_catches():
-    code = "import guarded_run as g; a = g.guarded(100, 'end', 1); g.ctypes.memset(a.ctypes.data + 100, 0, 1)"
+    code = "import guarded_run as g; a = g.guarded(100, 'end', 1); "
+    code += "g.ctypes.memset(a.ctypes.data + 100, 0, 1)"
     paths = os.pathsep.join([str(PYTHON), str(HERE)])
     result = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True
@@ -53,7 +55,9 @@ def test_offsets_beyond_32_bits():
     no_reserve, stride = 0x4000, 3_000_000_000
     kernel = next(p.values[0] for p in attending() if "_f16_" in p.id and not p.marks)
     made = operands.make(Problem("far", batch=3, q_len=20, kv_len=30, dk=16, element="f16"), 3)
-    region = mmap.mmap(-1, (2 * stride + 30 * 16) * 2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    region = mmap.mmap(
+        -1, (2 * stride + 30 * 16) * 2, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    )
     far = np.frombuffer(region, np.float16)
     for b in range(3):
         far[b * stride : b * stride + 480] = made.k.view()[b].ravel()

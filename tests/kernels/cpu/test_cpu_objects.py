@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+
 from iree_flashattn import catalog, resources
 
 KERNELS = catalog.kernels("cpu")

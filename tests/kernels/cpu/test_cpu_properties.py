@@ -7,6 +7,7 @@ import pytest
 from cpu_cases import attending, check, serves
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from iree_flashattn import operands
 from iree_flashattn.problems import Problem
 
@@ -18,8 +19,9 @@ def any_problem(draw: st.DrawFn) -> Problem:
     kv_heads = draw(st.integers(1, 3))
     q_len, kv_len = draw(st.integers(0, 90)), draw(st.integers(0, 300))
     bound = st.none() | st.integers(-q_len - 2, kv_len + 2)
-    mask, bias = draw(st.sampled_from([None, "keep", "drop"])), draw(
-        st.sampled_from([None, "f32", "element"])
+    mask, bias = (
+        draw(st.sampled_from([None, "keep", "drop"])),
+        draw(st.sampled_from([None, "f32", "element"])),
     )
     dims = st.sets(st.sampled_from("bhqk")).map(lambda x: "".join(sorted(x)))
     return Problem(
@@ -52,9 +54,7 @@ def any_problem(draw: st.DrawFn) -> Problem:
 
 
 @pytest.mark.parametrize("kernel", attending())
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None
-)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(problem=any_problem(), seed=st.integers(0, 2**16), splits=st.integers(1, 9))
 def test_any_problem(kernel, problem, seed, splits):
     problem = problem.with_element(kernel.element)
