@@ -130,3 +130,26 @@ def test_a_target_with_matrices_gets_them():
     assert ampere.sites[0]["kernel"] == "fa_forward_f16_matrix_d128"
     assert b"fa_forward_f16_matrix_d128" not in generic.vmfb
     assert b"fa_forward_f16_tile_d128" in ampere.vmfb  # for devices without matrices
+
+
+@needs_device
+def test_a_clean_runtime_runs_the_module(attention_mlir, runtime_environment, tmp_path):
+    """Deployment: nothing but iree-base-runtime, which knows nothing of the plugin."""
+    done = compile_module(attention_mlir, flags=FLAGS)
+    (tmp_path / "attention.vmfb").write_bytes(done.vmfb)
+    rng = np.random.default_rng()
+    q, k, v = (rng.standard_normal((2, 160, 32), np.float32) for _ in range(3))
+    for name, array in zip("qkv", (q, k, v), strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    result = runtime_environment.run(
+        runtime_environment.python,
+        *("-m", "iree._runtime.scripts.iree_run_module"),
+        *("--device=vulkan", f"--module={tmp_path / 'attention.vmfb'}", "--function=attention"),
+        *(f"--input=@{tmp_path / name}.npy" for name in "qkv"),
+        f"--output=@{tmp_path / 'o.npy'}",
+    )
+    assert result.returncode == 0, result.stderr
+    s = q.astype(np.float64) @ k.transpose(0, 2, 1) * 0.125
+    p = np.exp(s - s.max(-1, keepdims=True))
+    exact = p @ v / p.sum(-1, keepdims=True)
+    assert largest_error(np.load(tmp_path / "o.npy"), exact) <= TINY["f32"]
