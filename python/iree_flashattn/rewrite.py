@@ -89,6 +89,14 @@ def _serve(
         return refuse(
             "target", "the module names no device; compile with --iree-hal-target-device="
         )
+    if {"cpu", "spirv"} <= devices.backends:
+        # It fails for any program, and crashes on dispatches with kernels that are already built.
+        return refuse(
+            "target",
+            "IREE 3.13 cannot compile one module for CPU and Vulkan devices together;"
+            " compile one for each",
+            ", ".join(str(target) for target in targets),
+        )
     if len({target.backend for target in targets}) > 1:
         # The 3.13 compiler crashes on one dispatch with kernels of several back ends.
         return refuse(

@@ -121,6 +121,12 @@ class Devices:
                 name = str(op.attributes["sym_name"]).strip('"')
                 self._texts[name] = str(op.attributes["initial_value"])
 
+    @cached_property
+    def backends(self) -> frozenset[str]:
+        """Of all devices of the module."""
+        texts = [text for name in self._texts for text in self._of_device(name, frozenset())]
+        return frozenset(parse_target(text).backend for text in texts)
+
     def targets_at(self, op: ir.Operation) -> list[Target]:
         """Every target the op may run on, in order, without repetition; empty if none is known."""
         affinity = affinity_of(op)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from iree_flashattn import oracle
 from iree_flashattn.bench import running
-from iree_flashattn.compiling import LOCAL, compile_module
+from iree_flashattn.compiling import LOCAL, CompileError, compile_module
 
 UNGATED = {"IREE_FLASHATTN_GATE": "off"}
 KIND = "tensor<2x9x16xf32>"
@@ -142,15 +143,22 @@ def test_sites_on_two_devices_of_one_kind() -> None:
     assert all(is_cpu(site["kernel"]) for site in done.sites)
 
 
-def test_sites_on_a_cpu_and_a_gpu() -> None:
-    """Each site gets the kernel of the device that it is placed on.
-
-    Up to the executables: IREE 3.13 finds no memory that both kinds of device share, whatever the
-    module computes.
-    """
+def test_sites_on_a_cpu_and_a_vulkan_device() -> None:
+    """IREE 3.13 finds no memory that both share, whatever the module computes: its own error."""
     devices = ["--iree-hal-target-device=one=local", "--iree-hal-target-device=two=vulkan"]
-    done = compile_module(
-        on_two_devices(), [*devices, *CPU, "--compile-to=executable-targets"], options=UNGATED
-    )
-    assert [site["matched"] for site in done.sites] == [True, True], done.sites
-    assert [is_cpu(site["kernel"]) for site in done.sites] == [True, False]
+    flags = [*devices, *CPU]
+    with pytest.raises(CompileError) as stock:
+        compile_module(on_two_devices(), flags, plugin=False)
+    with pytest.raises(CompileError) as ours:
+        compile_module(on_two_devices(), flags, options=UNGATED)
+    assert "exit status" not in str(ours.value)  # as a crash without a message would have
+    assert first_error(str(ours.value)) == first_error(str(stock.value))
+    done = compile_module(on_two_devices(), [*flags, "--compile-to=preprocessing"], options=UNGATED)
+    assert [site["matched"] for site in done.sites] == [False, False]
+    assert all("CPU and Vulkan devices together" in site["reason"] for site in done.sites)
+
+
+def first_error(message: str) -> str:
+    """The first line's text behind the place, without numbers of values."""
+    line = next(text for text in message.splitlines() if "error:" in text)
+    return re.sub(r"%\d+", "%", line.split("error:", 1)[1])[:200]
