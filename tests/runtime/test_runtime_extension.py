@@ -12,7 +12,7 @@ import pytest
 
 from iree_flashattn import catalog, runtime
 
-PYTHON = Path(__file__).parents[2] / "python"
+PYTHON = Path(catalog.__file__).parents[1]  # of the installation under test
 HERE = Path(__file__).parents[1] / "kernels" / "cpu"
 
 

@@ -18,7 +18,7 @@ from iree_flashattn.abi import WORD
 from iree_flashattn.problems import Problem
 
 HERE = Path(__file__).parent
-PYTHON = HERE.parents[2] / "python"
+PYTHON = Path(problems.__file__).parents[1]  # of the installation under test
 
 
 def run_guarded(*arguments: str) -> subprocess.CompletedProcess[str]:
