@@ -123,8 +123,9 @@ class Devices:
 
     @cached_property
     def backends(self) -> frozenset[str]:
-        """Of all devices of the module."""
-        texts = [text for name in self._texts for text in self._of_device(name, frozenset())]
+        """Of the devices that the module uses: the default one alone where nothing is placed."""
+        names = self._where_unplaced_ops_run
+        texts = [text for name in names for text in self._of_device(name, frozenset())]
         return frozenset(parse_target(text).backend for text in texts)
 
     def targets_at(self, op: ir.Operation) -> list[Target]:
