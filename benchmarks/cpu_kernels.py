@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "kernels" / "cpu")]
 import cpu_native  # noqa: E402
 
 from iree_flashattn import catalog, operands, problems  # noqa: E402
+from iree_flashattn.choosing import splitting  # noqa: E402
 
 READ_BYTES = 512 << 20  # larger than any cache
 
@@ -77,7 +78,9 @@ def kernel_call(problem: problems.Problem, made: operands.Operands, variant: str
     name = f"fa_forward_{problem.element}_{variant}"
     partial = catalog.find(name.replace("forward", "partial"))
     p = problem
-    splits = catalog.splits(partial, p.batch, p.heads, p.kv_heads, p.q_len, p.kv_len)
+    splits = splitting.key_ranges(
+        partial, batch=p.batch, heads=p.heads, kv_heads=p.kv_heads, q_len=p.q_len, kv_len=p.kv_len
+    )
     if splits > 1:
         memory = [cpu_native.Scratch.of(partial.scratch_bytes) for _ in range(threads)]
         return partial.name, lambda: cpu_native.run(

@@ -84,24 +84,6 @@ class Kernel:
         )
 
 
-# Keys of one split: enough work (a few microseconds) to pay for its dispatch and its merge.
-_SPLIT_KEYS = 512
-# Workgroups to aim for: keeps pools of up to some dozens of workers busy. A constant, because the
-# result must not depend on how many workers there are.
-_SPLIT_TASKS = 64
-
-
-def splits(kernel: Kernel, batch: int, heads: int, kv_heads: int, q_len: int, kv_len: int) -> int:
-    """Into how many key ranges a site is cut: 1 (the forward kernel) unless it has so few rows
-    that most workers would idle. ``kernel`` is the ``partial`` row. For a kv_len known only at
-    run time pass a typical one: every count is correct."""
-    group = heads // kv_heads
-    tasks = batch * kv_heads * -(-q_len * group // kernel.q_tile)
-    if tasks == 0 or q_len * group > kernel.q_tile:
-        return 1
-    return max(1, min(kv_len // _SPLIT_KEYS, _SPLIT_TASKS // tasks))
-
-
 def factors(expression: str) -> list[str]:
     """The factors of a grid expression, e.g. ``"batch*splits"`` -> ``["batch", "splits"]``."""
     return [factor.strip() for factor in expression.split("*")]

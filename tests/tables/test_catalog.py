@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from iree_flashattn import catalog, problems
+from iree_flashattn.choosing import splitting
 
 ROW = """
 [[kernel]]
@@ -76,13 +77,19 @@ def test_every_table_loads():
 
 def test_splits_depend_on_the_shape_alone():
     kernel = catalog.find("fa_partial_f32_avx512")
-    few = catalog.splits(kernel, batch=1, heads=8, kv_heads=2, q_len=1, kv_len=16384)
-    assert few == 32
-    assert catalog.splits(kernel, 1, 1, 1, 1, 65536) == 64
-    assert catalog.splits(kernel, 8, 32, 32, 1, 65536) == 1  # tasks enough
-    assert catalog.splits(kernel, 1, 8, 8, 4096, 4096) == 1  # not a decode
-    assert catalog.splits(kernel, 1, 1, 1, 1, 600) == 1  # too short to cut
-    assert catalog.splits(kernel, 0, 1, 1, 1, 600) == 1
+
+    def ranges(batch: int, heads: int, kv_heads: int, q_len: int, kv_len: int | None) -> int:
+        return splitting.key_ranges(
+            kernel, batch=batch, heads=heads, kv_heads=kv_heads, q_len=q_len, kv_len=kv_len
+        )
+
+    assert ranges(1, 8, 2, 1, 16384) == 8
+    assert ranges(1, 1, 1, 1, 65536) == 16
+    assert ranges(1, 1, 1, 1, None) == 16
+    assert ranges(8, 32, 32, 1, 65536) == 1  # tasks enough
+    assert ranges(1, 8, 8, 4096, 4096) == 1  # not a decode
+    assert ranges(1, 1, 1, 1, 500) == 1  # too short to cut
+    assert ranges(0, 1, 1, 1, 500) == 1
 
 
 def test_problem_names_are_unique():

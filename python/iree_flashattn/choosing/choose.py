@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def choose(
     trail: list[str] = []
     forward = _first_serving(rows, "forward", site, target, trail)
     partial = _first_serving(rows, "partial", site, target, trail)
-    splits = splits_for(site, partial[0], target) if partial else 1
+    splits = splits_for(site, partial[0]) if partial else 1
     if not forward and splits < 2:
         return refuse("choose.kernel", _closest(trail, rows, site, target), str(target))
     if splits > 1:
@@ -115,7 +116,7 @@ def unserved(row: Kernel, site: AttentionSite, target: Target) -> str | None:
         return f"lacks {', '.join(lacking)}"
     if limit := _head_dim_limit(row, int(site.dk), int(site.dv)):
         return limit
-    rules = _backend_rules(target)
+    rules = _backend_rules(target.backend)
     if hasattr(rules, "refuses") and (reason := rules.refuses(row, site)):
         return reason
     low, high = row.rows_min, row.rows_max
@@ -129,27 +130,28 @@ def unserved(row: Kernel, site: AttentionSite, target: Target) -> str | None:
 
 def missing_on_target(row: Kernel, target: Target) -> str:
     """What the row's condition asks for and the target does not have, or an empty string."""
-    rules = _backend_rules(target)
+    rules = _backend_rules(target.backend)
     return rules.missing(row, target) if rules is not None else ""
 
 
 def decided_at_run_time(row: Kernel, target: Target) -> bool:
     """Whether the device may still refuse the row, so that another one has to stand behind it."""
-    rules = _backend_rules(target)
+    rules = _backend_rules(target.backend)
     return rules is not None and rules.decided_at_run_time(row, target)
 
 
 def _shadows(better: Kernel, row: Kernel, target: Target) -> bool:
     """Whether every device that could run the row runs the better one."""
-    rules = _backend_rules(target)
+    rules = _backend_rules(target.backend)
     return rules is not None and hasattr(rules, "shadows") and rules.shadows(better, row, target)
 
 
-def _backend_rules(target: Target) -> ModuleType | None:
+@cache
+def _backend_rules(backend: str) -> ModuleType | None:
     """``choosing/<backend>.py``, which knows what the back end's table says of targets."""
-    if importlib.util.find_spec(f"{__package__}.{target.backend}") is None:
+    if importlib.util.find_spec(f"{__package__}.{backend}") is None:
         return None
-    return importlib.import_module(f".{target.backend}", __package__)
+    return importlib.import_module(f".{backend}", __package__)
 
 
 def _head_dim_limit(row: Kernel, dk: int, dv: int) -> str | None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..catalog import Kernel
     from ..site import AttentionSite
-    from ..target import Target
 
 # Tasks that a split aims at. CPU: the cores of a desktop; a merge reads `splits` rows of dv floats,
 # so more would only cost. CUDA: four blocks for each of 132 multiprocessors, which
@@ -27,17 +26,30 @@ MIN_KEYS = {"cpu": 256, "cuda": 256, "spirv": 256}
 MAX_SPLITS = 64
 
 
-def splits_for(site: AttentionSite, row: Kernel, target: Target) -> int:
-    """Number of key ranges; 1 where the site has tasks enough."""
+def splits_for(site: AttentionSite, row: Kernel) -> int:
+    """Number of key ranges for the ``partial`` row; 1 where the site has tasks enough."""
     if site.q_len.static is None:
         return 1
-    rows, heads = site.q_len.static, int(site.heads)
+    return key_ranges(
+        row,
+        batch=site.batch.static or 1,
+        heads=int(site.heads),
+        kv_heads=int(site.kv_heads),
+        q_len=site.q_len.static,
+        kv_len=site.kv_len.static,
+    )
+
+
+def key_ranges(
+    row: Kernel, *, batch: int, heads: int, kv_heads: int, q_len: int, kv_len: int | None
+) -> int:
+    """From the shape alone, so that results do not depend on the machine. ``kv_len`` None: known
+    at run time."""
+    rows = q_len
     if any("packed_blocks" in axis for axis in row.grid):
-        rows, heads = rows * heads // int(site.kv_heads), int(site.kv_heads)
+        rows, heads = rows * heads // kv_heads, kv_heads
     if ceil(rows / row.q_tile) != 1:
         return 1
-    tasks = heads * (site.batch.static or 1)
-    wanted = max(LEAST[target.backend], ceil(TASKS[target.backend] / tasks))
-    keys = site.kv_len.static
-    most = MAX_SPLITS if keys is None else keys // MIN_KEYS[target.backend]
+    wanted = max(LEAST[row.backend], ceil(TASKS[row.backend] / (heads * max(batch, 1))))
+    most = MAX_SPLITS if kv_len is None else kv_len // MIN_KEYS[row.backend]
     return max(1, min(wanted, most, MAX_SPLITS))
