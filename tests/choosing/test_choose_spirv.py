@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from iree_flashattn import catalog
 from iree_flashattn.choosing import spirv
+from iree_flashattn.extent import Extent
 from iree_flashattn.target import parse_target
 
 GENERIC = parse_target(
@@ -64,6 +66,18 @@ def test_a_named_gpu_answers_for_its_types():
 
 def test_subgroup_sizes_are_always_asked():
     assert ("vulkan.device", "subgroup_size", (8,)) in spirv.device_checks(LANE, AMPERE)
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "asked"),
+    [(TILE, 2500, None), (PACKED, 2501, (16, 32, 64, 128)), (TILE, None, (16, 32, 64, 128)),
+     (LANE, 100_000, (8,))],
+)  # fmt: skip
+def test_long_keys_ask_for_more_lanes_than_software_devices_have(row, keys, asked):
+    site = SimpleNamespace(kv_len=Extent.symbol("n") if keys is None else Extent(keys))
+    checks = spirv.device_checks(spirv.narrowed(row, site), AMPERE)
+    found = {key: values for _, key, values in checks}
+    assert found.get("subgroup_size") == asked
 
 
 def test_nothing_is_asked_for_the_last_row():

@@ -109,6 +109,22 @@ def test_dynamic_sizes():
         assert largest_error(run(done.vmfb, "main", q, k, v), exact) <= TINY["f32"]
 
 
+@needs_device
+def test_long_keys_are_right_or_refused():
+    """Mesa's lavapipe ends long loops without a word: devices like it get no kernel with them."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, rows, 256) for rows in (16, 3100, 3100))
+    done = compile_module(exported(Attention(), q, k, v), flags=FLAGS)
+    assert [site["matched"] for site in done.sites] == [True], done.sites
+    arrays = q.numpy(), k.numpy(), v.numpy()
+    if spirv_device.query("vulkan.device", "subgroup_size") < 16:
+        with pytest.raises(RuntimeError, match="does not support any variant of executable"):
+            run(done.vmfb, "main", *arrays)
+    else:
+        exact = sdpa(q.double(), k.double(), v.double()).numpy()
+        assert largest_error(run(done.vmfb, "main", *arrays), exact) <= TINY["f32"]
+
+
 def test_stock_compiles_no_attention(attention_mlir):
     """Why a declined site is an error on Vulkan, as the report says."""
     with pytest.raises(CompileError):

@@ -96,6 +96,9 @@ def _first_serving(
         if why_not := unserved(row, site, target):
             trail.append(f"{row.name}: {why_not}")
             continue
+        rules = _backend_rules(target.backend)
+        if hasattr(rules, "narrowed"):
+            row = rules.narrowed(row, site)
         if any(_shadows(better, row, target) for better in served):
             continue
         served.append(row)

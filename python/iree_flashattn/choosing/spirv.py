@@ -8,6 +8,7 @@ row behind it. A matrix shape cannot be asked of the device, so matrix rows need
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _MAX_BUFFER = 2**32 - 1  # bytes: VkPhysicalDeviceLimits::maxStorageBufferRange is 32 bits
 _BYTES = {"f32": 4, "f16": 2, "bf16": 2, "i1": 1, "i8": 1}
+
+_MANY_LANES = (16, 32, 64, 128)  # subgroups of GPUs; software devices have fewer
 
 # Queries of the Vulkan driver ("vulkan.feature") that a target's types answer: (list, type).
 _IMPLIED = {
@@ -76,6 +79,14 @@ def refuses(row: Kernel, site: AttentionSite) -> str | None:
             if view.strides[3] != 1 or not all(_multiple(step, 8) for step in steps):
                 return f"{name} does not lie in whole 16-byte units"
     return None
+
+
+def narrowed(row: Kernel, site: AttentionSite) -> Kernel:
+    """The row with what the site adds to its conditions on the device."""
+    limit, keys = row.extra.get("keys_on_few_lanes"), site.kv_len.static
+    if limit is None or (keys is not None and keys <= limit):
+        return row
+    return replace(row, target={**row.target, "subgroup": list(_MANY_LANES)})
 
 
 def _whole_words(view: View) -> bool:

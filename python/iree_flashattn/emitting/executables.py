@@ -62,7 +62,9 @@ class Executables:
 
     def entry_points(self, kernels: list[Placed], with_weights: bool = False) -> ir.ArrayAttr:
         """``[@exe::@variant::@export, …]`` for the kernels, best first; adds what is missing."""
-        key = (tuple((k.row.name, k.target.attribute) for k in kernels), with_weights)
+        # a site may have narrowed a row's conditions
+        rows = tuple((k.row.name, str(k.row.target), k.target.attribute) for k in kernels)
+        key = (rows, with_weights)
         if key not in self._added:
             self._added[key] = self._add(kernels, with_weights)
         return self._added[key]
