@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .checks import Check, implied
+
 if TYPE_CHECKING:
     from ..catalog import Kernel
     from ..target import Target
@@ -40,11 +42,11 @@ def runs_everywhere(row: Kernel, target: Target) -> bool:
     return row.target["sm"] <= target.sm and not row.target.get("only")
 
 
-def device_checks(row: Kernel, target: Target) -> list[tuple[str, str, int]]:
-    """(category, key, value) of the device queries that the row's variant has to make."""
+def device_checks(row: Kernel, target: Target) -> list[Check]:
+    """The device queries that the row's variant has to make."""
     if runs_everywhere(row, target):
         return []
-    return [("cuda.device", "compute_capability_major", row.target["sm"] // 10)]
+    return [("cuda.device", "compute_capability_major", (row.target["sm"] // 10,))]
 
 
 def decided_at_run_time(row: Kernel, target: Target) -> bool:
@@ -53,4 +55,4 @@ def decided_at_run_time(row: Kernel, target: Target) -> bool:
 
 def shadows(better: Kernel, row: Kernel, target: Target) -> bool:
     """Whether the better row asks nothing of a device that the row does not ask as well."""
-    return set(device_checks(better, target)) <= set(device_checks(row, target))
+    return implied(device_checks(better, target), device_checks(row, target))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from iree.compiler import ir
 
+from .checks import Check, implied
 from .demands import operands
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def missing(row: Kernel, target: Target) -> str:
         return (
             f"{row.element} matrices of 16x16x16 (--iree-vulkan-target names a GPU that has them)"
         )
-    threads = 1
-    for size in row.workgroup:
-        threads *= size
+    threads = prod(row.workgroup)
     for key, needed, what in (
         ("max_thread_count_per_workgroup", threads, "threads in a workgroup"),
         ("max_workgroup_memory_bytes", row.extra.get("workgroup_memory", 0), "bytes of memory"),
@@ -103,8 +102,8 @@ def _multiple(extent: Extent, divisor: int) -> bool:
     return all(coefficient % divisor == 0 for coefficient in extent.terms.values())
 
 
-def device_checks(row: Kernel, target: Target) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(category, key, accepted values) of the device queries that the row's variant has to make."""
+def device_checks(row: Kernel, target: Target) -> list[Check]:
+    """The device queries that the row's variant has to make."""
     checks = []
     for key in row.target.get("device", ()):
         group, name = _IMPLIED.get(key, ("", ""))
@@ -121,11 +120,7 @@ def decided_at_run_time(row: Kernel, target: Target) -> bool:
 
 def shadows(better: Kernel, row: Kernel, target: Target) -> bool:
     """Whether every device that passes the row's checks passes the better row's."""
-    passed = {(category, key): values for category, key, values in device_checks(row, target)}
-    return all(
-        (category, key) in passed and set(passed[category, key]) <= set(values)
-        for category, key, values in device_checks(better, target)
-    )
+    return implied(device_checks(better, target), device_checks(row, target))
 
 
 def _listed(target: Target, group: str) -> list[str]:

@@ -13,6 +13,7 @@ from .. import resources
 from ..choosing import Options
 from ..choosing.cuda import device_checks
 from ..target import Target
+from .condition import condition
 from .interface import Interface, count_arguments, grid_region
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def variant(
     return f"""
 hal.executable.variant public @{symbol} target({target.attribute})
     objects([#hal.executable.object<{{path = "{path}"}}>]) {{
-  {_condition(row, target)}
+  {condition(device_checks(row, target))}
   "hal.executable.export"() <{{{properties}}}> ({{
   ^bb0({count_arguments()}):
     {_grid(row)}
@@ -86,23 +87,3 @@ def _grid(row: Kernel) -> str:
         f"hal.return %blocks_x, %blocks_y, {z} : index, index, index",
     ]
     return "\n".join(lines)
-
-
-def _condition(row: Kernel, target: Target) -> str:
-    """True on devices that answer every check of the row; an unknown query answers no."""
-    checks = device_checks(row, target)
-    if not checks:
-        return ""
-    lines = ["%all0 = arith.constant true"]
-    for i, (category, key, value) in enumerate(checks):
-        lines += [
-            f"%ok{i}, %is{i} = hal.device.query<%device : !hal.device>"
-            f' key("{category}" :: "{key}") : i1, i32',
-            f"%wanted{i} = arith.constant {value} : i32",
-            f"%same{i} = arith.cmpi eq, %is{i}, %wanted{i} : i32",
-            f"%yes{i} = arith.andi %ok{i}, %same{i} : i1",
-            f"%all{i + 1} = arith.andi %all{i}, %yes{i} : i1",
-        ]
-    lines.append(f"hal.return %all{len(checks)} : i1")
-    body = "\n    ".join(lines)
-    return f"hal.executable.condition(%device: !hal.device) -> i1 {{\n    {body}\n  }}"
