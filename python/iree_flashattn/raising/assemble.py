@@ -9,7 +9,7 @@ from iree.compiler import ir
 
 from ..extent import Extent
 from ..site import AttentionSite, Band, View
-from .axes import Lin, Size
+from .axes import Lin
 from .expr import Apply, Const, Load, Node, Scalar
 from .fills import has_constant_below
 from .folding import apply
@@ -260,7 +260,3 @@ def _built_sinks(reader: Reader, node: Node, roles: Roles) -> View:
         raise Refuse("softmax", f"the sink cannot be read: {error}") from None
     term = Term(reader, inner, tuple(roles.heads), "f32")
     return View(term, "f32", (Extent(0), Extent(1), Extent(0), Extent(0)))  # type: ignore[arg-type]
-
-
-def size_of(value: Size) -> Extent:
-    return Extent.of(value)

@@ -82,7 +82,6 @@ class Reduce:
 
 
 FLOAT_CASTS = frozenset({"truncf", "extf"})
-INT_CASTS = frozenset({"index_cast", "index_castui", "extsi", "extui", "trunci"})
 COMMUTATIVE = frozenset(
     {"addf", "mulf", "addi", "muli", "andi", "ori", "xori", "maximumf", "maxnumf", "minimumf"}
 )
