@@ -47,8 +47,11 @@ def run(
         machine = machines.better(machine, machines.measure())
     console.print(table_of(results, machine))
     write_json(out / "problems.json", machine, [result.as_json() for result in results])
-    for path in [out / "problems.json", *plots.write(results, machine, out)]:
+    drawn = plots.write(results, machine, out)
+    for path in [out / "problems.json", *drawn]:
         console.print(f"wrote {path}")
+    if not drawn:
+        console.print("no plots: matplotlib is missing (pip install 'iree-flashattn\\[bench]')")
 
 
 def table_of(results: list[problems.Result], machine: machines.Machine) -> Table:
