@@ -119,6 +119,13 @@ class Operands:
     def result(self) -> NDArray[np.float32]:
         return from_storage(self.o.view(), self.problem.element)
 
+    def poisoned_results(self) -> list[NDArray]:
+        """The buffers of O and, if there, of P, filled with NaN, in the order of bindings."""
+        found = [self.o.buffer] + ([] if self.weights is None else [self.weights])
+        for buffer in found:
+            buffer[...] = 0x7FFF if buffer.dtype == np.uint16 else np.nan
+        return found
+
     def result_weights(self) -> NDArray[np.float32]:
         return from_storage(self.weights, self.problem.element)
 

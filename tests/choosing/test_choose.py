@@ -21,6 +21,13 @@ def cpu_target(features: str, fmt: str = "embedded-elf-x86_64"):
     )
 
 
+def cuda_target(sm: int):
+    return parse_target(
+        '#hal.executable.target<"cuda", "cuda-nvptx-fb", {iree_codegen.target_info ='
+        f' #iree_gpu.target<arch = "sm_{sm}", features = "">}}>'
+    )
+
+
 TARGETS = {
     "avx512": cpu_target("avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512cd"),
     "avx512f_only": cpu_target("avx avx2 fma f16c avx512f"),
@@ -29,6 +36,7 @@ TARGETS = {
     "generic": cpu_target(""),
     "neon": cpu_target("neon", "embedded-elf-arm_64"),
     "riscv": cpu_target("m a f d", "embedded-elf-riscv_64"),
+    **{f"sm_{sm}": cuda_target(sm) for sm in (75, 80, 86)},
     "vmvx": parse_target('#hal.executable.target<"vmvx", "vmvx-bytecode-fb">'),
     "rocm": parse_target('#hal.executable.target<"rocm", "rocm-hsaco-fb", {abi = "hip"}>'),
 }
@@ -76,6 +84,9 @@ def site(
     return found
 
 
+MASK = View(None, "i1", tuple(Extent(n) for n in (0, 0, 1024, 1)))
+WEIGHTS = View(None, "f32", tuple(Extent(n) for n in (0, 0, 1024, 1)))
+
 GOLDEN = [
     # prefill
     ("avx512", {}, "fa_forward_f32_avx512", 1),
@@ -103,6 +114,20 @@ GOLDEN = [
     ("avx512", {"q_len": 1, "kv_len": 300}, "fa_forward_f32_avx512", 1),
     ("avx2", {"q_len": 1, "kv_len": 4096, "dtype": "bf16"},
      "fa_partial_bf16_avx512_small fa_partial_bf16_avx2", 2),
+    # CUDA: the Hopper kernel where the device is one, else one for every GPU of the target
+    ("sm_80", {"dtype": "bf16"}, "fa_forward_bf16_sm90a_d64 fa_forward_bf16_sm80_d64", 1),
+    ("sm_86", {"dtype": "f16", "dk": 96}, "fa_forward_f16_sm90a_d128 fa_forward_f16_sm80_d128", 1),
+    ("sm_80", {"dtype": "f16", "dk": 65}, "fa_forward_f16_sm80_d128", 1),
+    ("sm_80", {"dk": 128}, "fa_forward_f32_sm80_d128", 1),
+    ("sm_80", {"dtype": "f16", "dk": 128, "mask": MASK},
+     "fa_forward_f16_sm90a_d128_general fa_forward_f16_sm80_d128_general", 1),
+    ("sm_80", {"dtype": "f16", "weights": WEIGHTS}, "fa_forward_f16_sm80_d64_weights", 1),
+    ("sm_80", {"dtype": "f16", "weights": WEIGHTS, "mask": MASK, "dk": 200},
+     "fa_forward_f16_sm80_d256_weights", 1),
+    ("sm_80", {"weights": WEIGHTS, "q_len": 1, "kv_len": 4096}, "fa_forward_f32_sm80_d64_weights",
+     1),
+    ("sm_80", {"dtype": "f16", "q_len": 1, "kv_len": 4096, "dk": 128, "mask": MASK},
+     "fa_partial_f16_sm80_d128_general", 16),
 ]  # fmt: skip
 
 
@@ -126,6 +151,8 @@ def test_operands_of_different_types_are_computed_in_f32() -> None:
 REFUSED = [
     ("vmvx", {}, "choose.target", "llvm-cpu (embedded-elf), cuda and vulkan-spirv", "vmvx"),
     ("rocm", {}, "choose.target", "cuda and vulkan-spirv", "rocm-hsaco-fb"),
+    ("sm_75", {}, "choose.kernel", "compile with --iree-cuda-target=sm_80", "sm_75"),
+    ("sm_80", {"dk": 300}, "choose.kernel", "head dims up to 256, the site has 300", "sm_80"),
     ("riscv", {}, "choose.kernel", "no kernel runs on this target", "riscv_64"),
     ("avx512", {"dtype": "i8"}, "choose.site", "f32, f16 and bf16", "i8"),
     ("avx512", {"dk": 1025}, "choose.kernel", "up to 1024, the site has 1025", "x86_64"),
@@ -181,7 +208,7 @@ def test_feature_that_no_row_has_is_named() -> None:
 def test_every_cpu_row_is_chosen_for_some_site() -> None:
     """A row that nothing can choose is dead weight in the package."""
     chosen = set()
-    for target in TARGETS.values():
+    for target in (t for t in TARGETS.values() if t.backend == "cpu"):
         for dtype in ("f32", "f16", "bf16"):
             for q_len in (1, 512):
                 answer = choose(site(q_len=q_len, kv_len=8192, dtype=dtype), target, UNGATED)

@@ -5,7 +5,7 @@
 // packed tile; a second dispatch merges the ranges.
 #pragma once
 
-#include "forward_mma.cuh"
+#include "attend_mma.cuh"
 
 namespace fa {
 

@@ -84,7 +84,8 @@ func.func @{function}({_arguments(types)}) -> {out} {{
 def decomposed(p: Problem, function: str = "attention") -> str:
     """Two batch_matmuls and a softmax spelled out, as front ends lower it; scores in f32.
 
-    Grouped kv heads are repeated first, as PyTorch's math does it.
+    Grouped kv heads are repeated first, as PyTorch's math does it. With ``p.weights`` the function
+    returns P as well.
     """
     types = argument_types(p)
     e = p.element
@@ -93,6 +94,9 @@ def decomposed(p: Problem, function: str = "attention") -> str:
     probabilities = _tensor(p.batch, p.heads, p.q_len, p.kv_len, of=e)
     sums = _tensor(p.batch, p.heads, p.q_len, p.dv, of="f32")
     out = _tensor(p.batch, p.heads, p.q_len, p.dv, of=e)
+    names, kinds = ["%o"], [out]
+    if p.weights:
+        names, kinds = ["%o", "%p"], [out, probabilities]
     fold = "[[0, 1], [2], [3]]"
     flat = {
         name: _tensor(p.batch * p.heads, length, columns, of=element)
@@ -107,7 +111,7 @@ def decomposed(p: Problem, function: str = "attention") -> str:
     }
     heads = "\n  ".join(_repeated(name, types[name], flat[name], p) for name in "kv")
     return f"""
-func.func @{function}({_arguments(types)}) -> {out} {{
+func.func @{function}({_arguments(types)}) -> ({", ".join(kinds)}) {{
   %zero = arith.constant 0.0 : f32
   %low = arith.constant 0xFF800000 : f32
   %scale = arith.constant {_f32(p.effective_scale)} : f32
@@ -163,7 +167,7 @@ func.func @{function}({_arguments(types)}) -> {out} {{
   %o32 = tensor.expand_shape %o3 {fold} output_shape [{p.batch}, {p.heads}, {p.q_len}, {p.dv}]
       : {flat["o"]} into {sums}
   {_narrow("o", out, e)}
-  return %o : {out}
+  return {", ".join(names)} : {", ".join(kinds)}
 }}
 """
 

@@ -43,6 +43,10 @@ def problems() -> list[Problem]:
         P("decode_split", batch=2, heads=32, kv_heads=8, q_len=1, kv_len=4096, dk=128),
         P("decode_masked", batch=2, heads=8, kv_heads=8, q_len=1, kv_len=2048, dk=64, mask="keep",
           mask_dims="bk"),
+        P("wide_masked", heads=4, q_len=300, kv_len=500, dk=256, mask="keep", mask_dims="bk"),
+        P("with_weights", batch=2, heads=4, q_len=150, kv_len=261, dk=64, weights=True),
+        causal(P("with_weights_128", heads=4, kv_heads=2, q_len=200, kv_len=200, dk=128,
+                 weights=True)),
     ]  # fmt: skip
     return [p.with_element(e) for p in listed for e in ("f32", "f16", "bf16")]
 
@@ -77,10 +81,12 @@ def compile_all(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     manifest, refused = [], []
     for p in problems():
-        if not modules.servable(p) or max(p.dk, p.dv) > 256 or 0 in (p.q_len, p.kv_len):
+        plain = replace(p, weights=False)
+        if not modules.servable(plain) or max(p.dk, p.dv) > 256 or 0 in (p.q_len, p.kv_len):
             continue
         # Decomposed attention widens to f32, so it says nothing new of the other types.
-        for spelling in (modules.fused, modules.decomposed)[: 2 if p.element == "f32" else 1]:
+        spellings = (modules.fused, modules.decomposed)[: 2 if p.element == "f32" else 1]
+        for spelling in (modules.decomposed,) if p.weights else spellings:
             name = f"{p.name}_{spelling.__name__}"
             done = compile_module(spelling(p), FLAGS)
             if not done.sites or not all(site["matched"] for site in done.sites):
@@ -121,11 +127,11 @@ class Runtime:
         entry = module.lookup_function("attention")
 
         def call(arguments: list):
-            inputs, results = rt.VmVariantList(len(arguments)), rt.VmVariantList(1)
+            inputs, results = rt.VmVariantList(len(arguments)), rt.VmVariantList(2)
             for argument in arguments:
                 inputs.push_ref(argument)
             context.invoke(entry, inputs, results)
-            return results.get_as_object(0, rt.HalBufferView)
+            return [results.get_as_object(i, rt.HalBufferView) for i in range(len(results))]
 
         return call
 
@@ -160,14 +166,20 @@ def run_one(runtime: Runtime, vmfb: Path, p: Problem) -> str | None:
     if made.bias is not None:
         kind = "f32" if p.bias == "f32" else p.element
         arguments.append(runtime.upload(made.bias, kind))
-    result = runtime.function(vmfb)(arguments)
-    storage = operands.STORAGE[p.element]
-    got = operands.from_storage(runtime.download(result, storage), p.element)
-    want = made.reference().out
+    results = runtime.function(vmfb)(arguments)
+    wanted = made.reference()
+    for result, want in zip(results, (wanted.out, wanted.weights), strict=False):
+        got = runtime.download(result, operands.STORAGE[p.element])
+        if complaint := compare(operands.from_storage(got, p.element), want, p.element):
+            return complaint
+    return None
+
+
+def compare(got: np.ndarray, want: np.ndarray, element: str) -> str | None:
     if not np.array_equal(np.isnan(got), np.isnan(want)):
         return f"{np.isnan(got).sum()} NaN, expected {np.isnan(want).sum()}"
     error = np.nanmax(np.abs(got - want), initial=0.0)
-    limit = 3 * EPSILON[p.element] * max(1.0, np.nanmax(np.abs(want), initial=0.0))
+    limit = 3 * EPSILON[element] * max(1.0, np.nanmax(np.abs(want), initial=0.0))
     return None if error <= limit else f"error {error:.2e}, limit {limit:.2e}"
 
 

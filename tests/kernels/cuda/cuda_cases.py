@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from iree_flashattn import catalog
+from iree_flashattn.operands import Operands
 from iree_flashattn.problems import Problem, causal, small
 
 EPSILON = {"f32": 2.0**-20, "f16": 2.0**-11, "bf16": 2.0**-8}
@@ -27,6 +29,19 @@ def extra_problems() -> list[Problem]:
         P("dim_128", heads=1, q_len=70, kv_len=300, dk=128),
         P("dim_256", heads=1, q_len=70, kv_len=100, dk=256),
         P("decode_group", batch=2, heads=10, kv_heads=2, q_len=3, kv_len=400, dk=64),
+        P("weights_128", heads=2, q_len=70, kv_len=141, dk=128, weights=True),
+        P("weights_256", heads=2, kv_heads=1, q_len=20, kv_len=70, dk=256, dv=136, weights=True),
+        replace(causal(P("weights_window", heads=2, q_len=150, kv_len=260, dk=64, weights=True),
+                       window=30), batch=2),
+        P("weights_empty_nan", heads=2, q_len=25, kv_len=75, dk=16, mask="drop", mask_dims="q",
+          empty_row_nan=True, weights=True),
+        P("weights_empty", heads=2, q_len=90, kv_len=33, dk=16, band_hi=-57, weights=True),
+        P("weights_fill", heads=2, q_len=70, kv_len=200, dk=16, band_hi=40, fill=-2.0, sinks=True,
+          weights=True),
+        P("weights_decode", batch=2, heads=4, kv_heads=2, q_len=1, kv_len=333, dk=64,
+          weights=True),
+        P("decode_mask", heads=4, kv_heads=2, q_len=2, kv_len=300, dk=64, mask="keep",
+          mask_dims="bk"),
         P("decode_band", heads=4, kv_heads=1, q_len=5, kv_len=300, dk=64, band_hi=290, band_lo=20),
     ]
 
@@ -36,9 +51,27 @@ def serves(row: catalog.Kernel, p: Problem) -> bool:
         return False
     if not row.head_dim.serves(p.dk, p.dv) or p.features - row.features:
         return False
+    if "weights" in row.features and not p.weights:  # such rows have one more binding
+        return False
     # A wide kernel only repeats what the narrow one shows, at a price.
     width = int(row.defines[0].removeprefix("DK="))
     return p.q_len > 0 and (width <= 64 or max(p.dk, p.dv) * 4 > width)
+
+
+def assert_close(p: Problem, got: np.ndarray, want: np.ndarray, bound: float) -> None:
+    """NaN where the reference has NaN, elsewhere within a few roundings of ``bound``."""
+    assert np.array_equal(np.isnan(got), np.isnan(want))
+    error = np.nanmax(np.abs(got - want), initial=0.0)
+    assert error <= 3 * EPSILON[p.element] * bound
+
+
+def compare(made: Operands, got: np.ndarray) -> None:
+    """O, and P where the problem has it, against float64."""
+    want = made.reference()
+    # P and O are rounded once each; V is N(0, 1), so a row's error stays near epsilon.
+    assert_close(made.problem, got, want.out, max(1.0, np.nanmax(np.abs(want.out), initial=0.0)))
+    if made.weights is not None:
+        assert_close(made.problem, made.result_weights(), want.weights, 1.0)
 
 
 def cases(rows) -> list:

@@ -122,28 +122,30 @@ def sizes_of(problem, splits: int) -> dict[str, int]:
 def run(
     kernel: Kernel, made: Operands, splits: int = 1, combine: Kernel | None = None
 ) -> np.ndarray:
-    """O as f32 [batch, heads, q_len, dv]; O and the partial results are poisoned beforehand."""
+    """O as f32 [batch, heads, q_len, dv]; every result is poisoned beforehand."""
     p = made.problem
     if prod(kernel.row.grid_size(sizes_of(p, splits))) == 0:
         return made.result()
     nothing = np.zeros(1, np.uint8)
     optional = [nothing if x is None else x for x in (made.mask, made.bias, made.sinks)]
-    made.o.buffer[...] = 0x7FFF if made.o.buffer.dtype == np.uint16 else np.nan
+    wanted = made.poisoned_results()
     buffers = [Buffer(x) for x in (made.q.buffer, made.k.buffer, made.v.buffer, *optional)]
-    out = Buffer(made.o.buffer)
+    results = [Buffer(x) for x in wanted]
+    out = [b.pointer for b in results]
     constants, sizes = words(made, splits), sizes_of(p, splits)
     inputs = [b.pointer for b in buffers]
     if combine is None:
-        kernel.launch(sizes, [*inputs, out.pointer], constants)
+        kernel.launch(sizes, [*inputs, *out], constants)
     else:
         shape = (splits, p.batch, p.heads, p.q_len)
         partial = [Buffer(np.full((*shape, n), np.nan, np.float32)) for n in (p.dv, 2)]
         buffers += partial
-        results = [b.pointer for b in partial]
-        kernel.launch(sizes, [*inputs, *results], constants)
-        combine.launch(sizes, [*results, inputs[5], out.pointer], constants)
+        merged = [b.pointer for b in partial]
+        kernel.launch(sizes, [*inputs, *merged], constants)
+        combine.launch(sizes, [*merged, inputs[5], *out], constants)
     call("cuCtxSynchronize")
-    made.o.buffer[...] = out.read()
-    for buffer in (*buffers, out):
+    for array, buffer in zip(wanted, results, strict=True):
+        array[...] = buffer.read()
+    for buffer in (*buffers, *results):
         buffer.free()
     return made.result()
