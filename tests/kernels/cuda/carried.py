@@ -157,9 +157,7 @@ class Runtime:
 def run_one(runtime: Runtime, vmfb: Path, p: Problem) -> str | None:
     """What is wrong with the module's result, or None."""
     made = operands.make(p, seed=zlib.crc32(p.name.encode()))
-    arguments = [
-        runtime.upload(x.view(), p.element) for x in (made.q, made.k, made.v)
-    ]
+    arguments = [runtime.upload(x.view(), p.element) for x in (made.q, made.k, made.v)]
     if made.mask is not None:
         made.mask = (made.mask != 0).astype(np.uint8)
         arguments.append(runtime.upload(made.mask, "i1"))

@@ -43,7 +43,7 @@ def extra_problems() -> list[Problem]:
         P("decode_mask", heads=4, kv_heads=2, q_len=2, kv_len=300, dk=64, mask="keep",
           mask_dims="bk"),
         P("decode_band", heads=4, kv_heads=1, q_len=5, kv_len=300, dk=64, band_hi=290, band_lo=20),
-    ]
+    ]  # fmt: skip
 
 
 def serves(row: catalog.Kernel, p: Problem) -> bool:

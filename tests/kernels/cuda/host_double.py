@@ -42,9 +42,7 @@ def compiler() -> list[str]:
     return [sys.executable, "-m", "ziglang", "c++"]
 
 
-def compile_row(
-    row: catalog.Kernel, directory: Path, sources: Path | None = None
-) -> ctypes.CDLL:
+def compile_row(row: catalog.Kernel, directory: Path, sources: Path | None = None) -> ctypes.CDLL:
     """The row as a host library in ``directory``; ``sources`` replaces plugin/cuda/src."""
     library = directory / f"{row.name}.so"
     if not library.exists():

@@ -25,8 +25,18 @@ ROWS = [
 ]
 # Every row runs these; the whole problem list is for the cheapest rows of each source, which share
 # all their code with the others but for tile sizes.
-EVERYWHERE = ("odd", "gqa_causal", "window_tiles", "mask_bias", "causal_tall_br", "decode_band",
-              "wide", "weights_128", "weights_256", "decode_mask")
+EVERYWHERE = (
+    "odd",
+    "gqa_causal",
+    "window_tiles",
+    "mask_bias",
+    "causal_tall_br",
+    "decode_band",
+    "wide",
+    "weights_128",
+    "weights_256",
+    "decode_mask",
+)
 WHOLE_LIST = (
     "fa_forward_f16_sm90a_d64",
     "fa_forward_f16_sm80_d64_general",
@@ -40,8 +50,7 @@ def chosen_cases() -> list:
     return [
         case
         for case in cases(ROWS)
-        if case.values[0].name in WHOLE_LIST
-        or case.values[1].name.rpartition("_")[0] in EVERYWHERE
+        if case.values[0].name in WHOLE_LIST or case.values[1].name.rpartition("_")[0] in EVERYWHERE
     ]
 
 
@@ -71,4 +80,3 @@ def test_a_wrong_kernel_is_noticed(tmp_path, libraries):
     made = operands.make(Problem("waits", q_len=20, kv_len=200, dk=64, element=row.element), seed=1)
     library = compile_row(row, tmp_path, sources)
     assert not np.allclose(run(row, library, made), made.reference().out, atol=0.1)
-
