@@ -75,22 +75,34 @@ class Extent:
     __rmul__ = __mul__
 
     def divided_by(self, other: Extent | int) -> Extent | None:
-        """The exact quotient by a single-term divisor, or None if there is none."""
+        """The exact quotient, or None if there is none: division of polynomials."""
         other = Extent.of(other)
-        if len(other.terms) != 1:
-            return Extent(1) if self == other and self.terms else None
-        ((symbols, divisor),) = other.terms.items()
-        terms = {}
-        for key, coefficient in self.terms.items():
-            rest = list(key)
-            for symbol in symbols:
-                if symbol not in rest:
+        if not other.terms:
+            return None
+        lead, divisor = other._leading()
+        quotient, rest = Extent(), self
+        for _ in range(64):
+            if not rest.terms:
+                return quotient
+            key, coefficient = rest._leading()
+            left = list(key)
+            for symbol in lead:
+                if symbol not in left:
                     return None
-                rest.remove(symbol)
+                left.remove(symbol)
             if coefficient % divisor:
                 return None
-            terms[tuple(rest)] = coefficient // divisor
-        return Extent(terms)
+            part = Extent({tuple(left): coefficient // divisor})
+            quotient, rest = quotient + part, rest - part * other
+        return None
+
+    def _leading(self) -> tuple[tuple[Hashable, ...], int]:
+        """The greatest term in a monomial order: by degree, then by symbols."""
+
+        def order(term: tuple[tuple[Hashable, ...], int]) -> tuple[int, list[int]]:
+            return len(term[0]), sorted(map(hash, term[0]), reverse=True)
+
+        return max(self.terms.items(), key=order)
 
     def evaluate(self, value_of: Callable[[Hashable], T], one: T | int = 1) -> Any:
         """The polynomial in the ring of ``value_of``'s results (ints in tests)."""

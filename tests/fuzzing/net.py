@@ -146,6 +146,12 @@ class Net:
                 f" -> {empty.type}")  # fmt: skip
         return self._val(self._emit(text, array), array, dtype)
 
+    def constant(self, array: np.ndarray) -> Val:
+        """A dense f32 tensor that is written in the program."""
+        value = self._val("", np.asarray(array, np.float64))
+        text = f"arith.constant dense<{value.array.tolist()}> : {value.type}"
+        return self._val(self._emit(text, value.array), value.array)
+
     # -- structure -------------------------------------------------------------------------------
     def transpose(self, x: Val, permutation: list[int], generic: bool = False) -> Val:
         array = np.transpose(x.array, permutation)
@@ -190,6 +196,19 @@ class Net:
         names, types = ", ".join(x.name for x in xs), ", ".join(x.type for x in xs)
         text = f"tensor.concat dim({dim}) {names} : ({types}) -> {result.type}"
         return self._val(self._emit(text, array), array, xs[0].dtype)
+
+    def insert(self, xs: list[Val], dim: int) -> Val:
+        """The concatenation as StableHLO writes it: slices inserted into an empty tensor."""
+        array = np.concatenate([x.array for x in xs], dim)
+        into, start = self._empty(array.shape, xs[0].dtype), 0
+        for number, x in enumerate(xs):
+            offsets = [start if d == dim else 0 for d in range(len(x.shape))]
+            text = (f"tensor.insert_slice {x.name} into {into.name}{offsets} {list(x.shape)}"
+                    f" {[1] * len(x.shape)} : {x.type} into {into.type}")  # fmt: skip
+            known = array if number == len(xs) - 1 else None
+            into = self._val(self._emit(text, known), array, x.dtype)
+            start += x.shape[dim]
+        return into
 
     # -- arithmetic ------------------------------------------------------------------------------
     def elementwise(

@@ -41,6 +41,41 @@ def test_packed_projection_is_read_in_place(attention: Attention) -> None:
     assert site.q.value == site.k.value == site.v.value
 
 
+def test_keys_over_two_dims_of_an_image(attention: Attention) -> None:
+    """K is read through a reshape that splits the key axis: image attention after a convolution."""
+    net = attention.net
+    attention.k = net.reshape(net.input((HEADS, 2, 4, 8)), [[0], [1, 2], [3]], (HEADS, 8, 8))
+    attention.v = net.input((HEADS, 8, 4))
+    site = attention.site(attention.values(attention.softmax(attention.scores())))
+    assert (site.kv_len, site.k.strides) == (8, (0, 64, 8, 1))
+
+
+def test_keys_backwards_are_copied(attention: Attention) -> None:
+    """A flip is a stride that no kernel has."""
+    net = attention.net
+    last = net.scalar(KEYS - 1, "index")
+    body = [
+        "%i = linalg.index 0 : index", "%j = linalg.index 1 : index",
+        "%d = linalg.index 2 : index", f"%k = arith.subi {last}, %j : index",
+        f"%r = tensor.extract {attention.k.name}[%i, %k, %d] : {attention.k.type}",
+    ]  # fmt: skip
+    k = attention.k.array
+    flipped = net.elementwise([], k.shape, body, "%r", lambda: k[:, ::-1])
+    site = attention.site(attention.values(attention.softmax(attention.scores(k=flipped))))
+    assert int(site.k.strides[2]) > 0
+
+
+def test_experts_behind_a_router_are_no_attention(attention: Attention) -> None:
+    """softmax(x W) over experts, which each have a result for each x"""
+    net = attention.net
+    x, w, experts = net.input((ROWS, 8)), net.input((8, KEYS)), net.input((ROWS, KEYS, 4))
+    s = net.contract(x, [0, 2], w, [2, 1], [0, 1], {0: ROWS, 1: KEYS, 2: 8})
+    p = net.reshape(attention.softmax(net.reshape(s, [[0, 1], [2]], (1, ROWS, KEYS))),
+                    [[0, 1], [2]], (ROWS, KEYS))  # fmt: skip
+    o = net.contract(p, [0, 2], experts, [0, 2, 1], [0, 1], {0: ROWS, 1: 4, 2: KEYS})
+    assert "router" in attention.refusal(o).reason
+
+
 def grouped(attention: Attention, tiled: bool) -> None:
     """K and V of two heads, repeated for three query heads each (or tiled over them)."""
     net = attention.net = Net("main", np.random.default_rng(3))

@@ -84,6 +84,30 @@ def test_two_biases_are_one_tensor_without_broadcast_axes(attention: Attention) 
     assert site.bias.value.shape == (ROWS, KEYS)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_second_product_is_a_bias(attention: Attention, scaled: bool) -> None:
+    """q k + r p: relative positions, and latent attention with its rotated part"""
+    net = attention.net
+    other = attention.scores(net.input((HEADS, ROWS, 3)), net.input((HEADS, KEYS, 3)))
+    s = net.binary(other, attention.scores(), [0, 1, 2], "addf")
+    if scaled:
+        s = net.with_scalar(s, "mulf", 0.25)
+    site = attention.site(finish(attention, s))
+    assert site.dk == 8, "the longer product is Q K"
+    assert site.bias is not None
+
+
+def test_product_with_keys_of_every_row_is_the_bias(attention: Attention) -> None:
+    """Shaw's relative positions: the table has a key for each pair of query and key."""
+    net = attention.net
+    sizes = {0: HEADS, 1: ROWS, 2: KEYS, 3: 8}
+    table = net.input((ROWS, KEYS, 8))
+    other = net.contract(attention.q, [0, 1, 3], table, [1, 2, 3], [0, 1, 2], sizes)
+    s = net.binary(other, attention.scores(), [0, 1, 2], "addf")
+    site = attention.site(finish(attention, s))
+    assert (site.q_len, site.bias is not None) == (ROWS, True)
+
+
 def test_product_of_two_scores(attention: Attention) -> None:
     net = attention.net
     s = attention.scores()
@@ -97,6 +121,15 @@ def test_function_that_no_kernel_has(attention: Attention) -> None:
     s = attention.net.unary(attention.scores(), "math.sin", np.sin)
     refusal = attention.refusal(finish(attention, s))
     assert (refusal.rule, refusal.subject) == ("scores", "sin")
+
+
+def test_clamped_scores(attention: Attention) -> None:
+    net = attention.net
+    two = net.scalar(2.0)
+    body = [f"%c = arith.cmpf ogt, %b0, {two} : f32", f"%r = arith.select %c, {two}, %b0 : f32"]
+    s = attention.scores()
+    s = net.elementwise([(s, [0, 1, 2])], s.shape, body, "%r", lambda a: np.minimum(a, 2.0))
+    assert "clamp" in attention.refusal(finish(attention, s)).reason
 
 
 def test_tanh_of_biased_scores(attention: Attention) -> None:

@@ -37,6 +37,25 @@ def test_logarithm_of_the_sum(attention: Attention) -> None:
     assert attention.site(attention.values(p)).spelling == "exp(x - log sum)"
 
 
+def test_logarithm_of_the_absolute_sum(attention: Attention) -> None:
+    """JAX's logsumexp: log(|sum|) plus the maximum, 0 where that is not finite"""
+    net = attention.net
+    s = attention.scores()
+    top = net.reduce(s, 2, "maximumf", False, -np.inf, index=False)
+    infinite, zero = net.scalar(np.inf), net.scalar(0.0)
+    body = [
+        "%a = math.absf %b0 : f32", f"%c = arith.cmpf one, %a, {infinite} : f32",
+        f"%r = arith.select %c, %b0, {zero} : f32",
+    ]  # fmt: skip
+    top = net.elementwise([(top, [0, 1])], top.shape, body, "%r", lambda a: a)
+    e = net.unary(net.binary(s, top, [0, 1], "subf"), "math.exp", np.exp)
+    total = net.reduce(e, 2, "addf", False, 0.0, index=False)
+    log = net.unary(net.unary(total, "math.absf", np.abs), "math.log", np.log)
+    lse = net.binary(log, top, [0, 1], "addf")
+    p = net.unary(net.binary(s, lse, [0, 1], "subf"), "math.exp", np.exp)
+    assert attention.site(attention.values(p)).sinks is None
+
+
 def test_division_after_the_product(attention: Attention) -> None:
     net = attention.net
     e = attention.exponentials(attention.scores())
@@ -122,12 +141,13 @@ def test_row_maximum_of_another_row_stays(attention: Attention) -> None:
     assert attention.refusal(attention.values(p)).rule == "scores"
 
 
-def test_sink_is_one_more_column(attention: Attention) -> None:
+@pytest.mark.parametrize("inserted", [False, True])
+def test_sink_is_one_more_column(attention: Attention, inserted: bool) -> None:
     net = attention.net
     sink = net.input((HEADS,))
     s = attention.scores()
     column = net.elementwise([(sink, [0])], (HEADS, ROWS, 1), [], "%b0", lambda a: a)
-    p = attention.softmax(net.concat([s, column], 2))
+    p = attention.softmax((net.insert if inserted else net.concat)([s, column], 2))
     site = attention.site(attention.values(net.slice(p, 2, 0, KEYS)))
     assert site.sinks is not None
     assert site.kv_len == KEYS

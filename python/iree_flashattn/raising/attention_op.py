@@ -17,7 +17,7 @@ from .quotient import Softmax
 from .reader import Reader, image, invert_map
 from .refuse import Refuse
 from .region import Unsupported, compile_block, outer_scalar
-from .score import Score
+from .score import Axes, Score
 from .scores import parse_score, scale_by
 from .sizes import result_number
 from .unify import atoms_of
@@ -103,7 +103,7 @@ def _score(
     node = program.run([dot], tuple(loops))[0]
     if node == dot:
         return Score(dot)
-    return parse_score(reader, node, atoms_of(reader, keys))
+    return parse_score(reader, node, Axes(atoms_of(reader, keys)))
 
 
 def _apply_scale(score: Score, scale: Node) -> None:

@@ -130,6 +130,12 @@ class Space:
             lin = result
         return lin
 
+    def live(self, atoms: set[Atom]) -> set[Atom]:
+        """The axes that are left of these, after splits."""
+        if self._splits.keys().isdisjoint(atoms):
+            return atoms
+        return {a for atom in atoms for a in self.resolve(Lin(((atom, 1),))).atoms()}
+
     def _split(self, atom: Atom, inner: Size) -> None:
         outer = over(atom.extent, inner)
         assert outer is not None

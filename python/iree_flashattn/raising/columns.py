@@ -41,12 +41,13 @@ def _boundary(reader: Reader, node: Node, atom, depth: int):
         return None
     if isinstance(node, Load):
         op = reader.producer(node.value)
-        if op is None or op.name != "tensor.concat":
+        found = None if op is None else concat_pieces(reader, op)
+        if found is None:
             return None
-        dim = op.attributes["dim"].value
+        dim, pieces = found
         lin = reader.space.resolve(node.coords[dim])
         if lin.const == 0 and lin.terms == ((atom, 1),):
-            return concat_pieces(reader, op)[-1][1]
+            return pieces[-1][1]
     return None
 
 

@@ -6,6 +6,7 @@ import math
 
 from .expr import Apply, Const, Node
 from .folding import negate
+from .indicators import condition_of
 from .leaves import has_product
 from .reader import Reader
 from .unify import depends, strip_casts
@@ -47,6 +48,15 @@ def exponent(reader: Reader, node: Node, keys: set) -> list[Term] | None:
                 if terms is None:
                     return None
                 return [*terms, (1, masking(keep))]
+    if isinstance(head, Apply) and head.name == "mulf":
+        # exp(x) times 0 or 1 is the same
+        for x, number in (head.args, head.args[::-1]):
+            found = strip_casts(reader, x)
+            if isinstance(found, Apply) and found.name in ("exp", "exp2", "powf"):
+                keep = condition_of(reader, number)
+                terms = None if keep is None else exponent(reader, x, keys)
+                if keep is not None and terms is not None:
+                    return [*terms, (1, masking(keep))]
     return None
 
 

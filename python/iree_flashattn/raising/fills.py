@@ -6,6 +6,7 @@ import math
 
 from .expr import Apply, Const, Load, Node
 from .folding import apply, negate, rounded
+from .indicators import as_select
 from .leaves import has_product
 from .reader import Reader
 from .refuse import Refuse
@@ -31,18 +32,37 @@ def add_term(reader: Reader, score: Score, term: Node) -> None:
         for a in head.args:
             add_term(reader, score, a)
         return
-    if isinstance(head, Apply) and head.name == "select":
-        fill = _additive_mask(reader, head, getattr(term, "dtype", "f32"))
+    either = as_select(reader, head)
+    if either is not None:
+        dtype = getattr(term, "dtype", "f32")
+        fill = _additive_mask(reader, either, dtype)
         if fill is not None:
             keep, value = fill
             if not score.keep or value == -math.inf:
                 mask_with(reader, score, keep, Const(value, "f32"))
                 return
+        if _moves_the_fill(reader, score, either, dtype):
+            return
     if score.keep and score.fill != -math.inf:
         _fold_bias_into_after(score)
         score.after.append(term)
     else:
         score.bias.append(term)
+
+
+def _moves_the_fill(reader: Reader, score: Score, either: Apply, dtype: str) -> bool:
+    """``s * mask - 1e4 * (1 - mask)``: what is added where the scores are filled already."""
+    if len(score.keep) != 1 or score.after or not math.isfinite(score.fill):
+        return False
+    condition, yes, no = either.args
+    for keep, kept, filled in ((condition, yes, no), (negate(condition), no, yes)):
+        if isinstance(kept, Const) and kept.value == 0 and isinstance(filled, Const):
+            value = rounded(score.fill + float(filled.value), dtype)
+            same = Unifier(reader, set()).same(keep, score.keep[0])
+            if same and not math.isnan(value) and value != math.inf:
+                score.fill = value
+                return True
+    return False
 
 
 def _is_negation(node: Node) -> bool:

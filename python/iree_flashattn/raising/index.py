@@ -33,6 +33,7 @@ class Index:
         self.globals: dict[str, ir.Operation] = {}
         self.starts: list[ir.Operation] = []  # ops with an exponential or a softmax
         self.reshapes: list[ir.Operation] = []
+        self.asserts: list[ir.Operation] = []
         self._open: list[list] = []
         module.operation.walk(self._visit, ir.WalkOrder.PRE_ORDER)
 
@@ -54,6 +55,8 @@ class Index:
             self.starts.append(op)
         elif name == "tensor.reshape":
             self.reshapes.append(op)
+        elif name == "cf.assert":
+            self.asserts.append(op)
         for result in op.results:
             self._makers[result] = op
         readers = self._readers

@@ -48,9 +48,10 @@ def find_product(reader: Reader, node: Node, depth: int = 40) -> Load | None:
             return None
         if is_contraction(reader, op):
             return node
-        if op.name == "tensor.concat":
-            dim = op.attributes["dim"].value
-            for operand, start, _ in concat_pieces(reader, op):
+        concat = concat_pieces(reader, op)
+        if concat is not None:
+            dim, pieces = concat
+            for operand, start, _ in pieces:
                 coords = list(node.coords)
                 coords[dim] = coords[dim].add(Lin((), start), -1)  # type: ignore[arg-type]
                 found = find_product(reader, reader.load(operand, coords), depth - 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from iree.compiler import ir
 
-from .axes import ZERO, Lin, plus, size
+from .axes import ZERO, Lin, Size, plus, size
 from .expr import Load, Node
 from .region import outer_scalar
 from .shared import splat_of
@@ -84,16 +84,57 @@ def _extract_slice(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
     return None if surplus else reader.load(op.operands[0], coords)
 
 
-def concat_pieces(reader: Reader, op: ir.Operation) -> list[tuple[ir.Value, object, object]]:
-    """(operand, its first coordinate, one past its last) along the concatenated dimension."""
-    dim = op.attributes["dim"].value
-    start: object = 0
-    pieces = []
-    for operand in op.operands:
-        end = plus(start, reader.sizes.shape(operand)[dim])  # type: ignore[arg-type]
-        pieces.append((operand, start, end))
-        start = end
-    return pieces
+Piece = tuple[ir.Value, Size, Size]  # a tensor, its first coordinate, one past its last
+
+
+def concat_pieces(reader: Reader, op: ir.Operation) -> tuple[int, list[Piece]] | None:
+    """(dimension, pieces in order) of a concatenation, None where the op is none.
+
+    StableHLO's concatenate arrives as slices that are inserted one after the other.
+    """
+    if op.name == "tensor.concat":
+        dim = op.attributes["dim"].value
+        start: Size = 0
+        pieces: list[Piece] = []
+        for operand in op.operands:
+            end = plus(start, reader.sizes.shape(operand)[dim])
+            pieces.append((operand, start, end))
+            start = end
+        return dim, pieces
+    if op.name == "tensor.insert_slice":
+        return _inserted(reader, op)
+    return None
+
+
+def _inserted(reader: Reader, op: ir.Operation) -> tuple[int, list[Piece]] | None:
+    """Slices that fill an empty tensor along one dimension."""
+    shape = reader.sizes.shape(op.results[0])
+    dims: set[int] = set()
+    pieces: list[Piece] = []
+    last: ir.Operation | None = op
+    while last is not None and last.name == "tensor.insert_slice":
+        parts = segments(last)
+        source, into = parts[0][0], parts[1][0]
+        offsets = _mixed(list(last.attributes["static_offsets"]), parts[2], reader.sizes)
+        lengths = _mixed(list(last.attributes["static_sizes"]), parts[3], reader.sizes)
+        strides = _mixed(list(last.attributes["static_strides"]), parts[4], reader.sizes)
+        if source.type.rank != len(shape) or any(s != 1 for s in strides):
+            return None
+        rows = zip(offsets, lengths, shape, strict=True)
+        partial = [d for d, (o, n, whole) in enumerate(rows) if o != 0 or n != whole]
+        if len(partial) != 1:
+            return None
+        dims |= set(partial)
+        (dim,) = partial
+        pieces.append((source, offsets[dim], plus(offsets[dim], lengths[dim])))
+        last = reader.producer(into)
+    if last is None or last.name != "tensor.empty" or len(dims) != 1:
+        return None
+    pieces.reverse()
+    (dim,) = dims
+    ends = [0, *(end for _, _, end in pieces)]
+    starts = [*(start for _, start, _ in pieces), shape[dim]]
+    return (dim, pieces) if ends == starts else None
 
 
 def span(lin: Lin) -> tuple[object, object]:
@@ -113,9 +154,12 @@ def _at_most(a: object, b: object) -> bool:
 
 
 def _concat(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
-    dim = op.attributes["dim"].value
+    found = concat_pieces(reader, op)
+    if found is None:
+        return None
+    dim, pieces = found
     low, high = span(load.coords[dim])
-    for operand, start, end in concat_pieces(reader, op):
+    for operand, start, end in pieces:
         if _at_most(start, low) and _at_most(high, end):
             coords = list(load.coords)
             coords[dim] = coords[dim].add(Lin((), start), -1)  # type: ignore[arg-type]
@@ -149,6 +193,7 @@ STRUCTURAL: dict[str, Callable[[Reader, ir.Operation, Load], Node | None]] = {
     "tensor.reshape": _reshape,
     "tensor.extract_slice": _extract_slice,
     "tensor.concat": _concat,
+    "tensor.insert_slice": _concat,
     "tensor.cast": _tensor_cast,
     "tensor.from_elements": _from_elements,
     "util.global.load": _global_load,

@@ -10,15 +10,17 @@ from iree.compiler import ir
 
 from .attention_op import NAMES, Product, read_attention
 from .axes import Lin
+from .dots import axes_of_dot
 from .expr import Apply, Const, Load, Node
 from .operands import operand_atoms
 from .quotient import Softmax, match_quotient
 from .reader import Reader, invert_map
 from .refuse import Refuse, describe
-from .scores import axes_of_dot, score_of_terms
+from .score import Axes
+from .scores import score_of_terms
 from .sizes import result_number
 from .softmax import match_softmax
-from .unify import atoms_of, depends, strip_casts
+from .unify import atoms_of, depends, node_atoms, strip_casts
 
 
 def read_product(reader: Reader, load: Load) -> Product:
@@ -33,7 +35,7 @@ def read_product(reader: Reader, load: Load) -> Product:
         quotient = _quotient(reader, head)
         if quotient is not None:
             return _late_division(reader, *quotient)
-    raise Refuse("values", "no product with V", describe(reader, head))
+    raise Refuse("values", "no product with V", describe(reader, head), near=False)
 
 
 def _quotient(reader: Reader, head: Apply) -> tuple[Node, Node] | None:
@@ -82,7 +84,7 @@ def _late_division(reader: Reader, numerator: Node, denominator: Node) -> Produc
     """``sum(exp * V) / sum(exp)``."""
     head = strip_casts(reader, numerator)
     if not isinstance(head, Load):
-        raise Refuse("values", "no product with V", describe(reader, head))
+        raise Refuse("values", "no product with V", describe(reader, head), near=False)
     op = reader.producer(head.value)
     if op is not None and op.name == NAMES[1]:
         return _online(reader, op, head, denominator)
@@ -130,7 +132,7 @@ def _online(reader: Reader, op: ir.Operation, load: Load, denominator: Node) -> 
 
 def _finish(reader: Reader, softmax: Softmax, v: Node, final: Load) -> Product:
     key_atoms = atoms_of(reader, softmax.keys)
-    score = score_of_terms(reader, softmax.terms, key_atoms)
+    score = score_of_terms(reader, softmax.terms, Axes(key_atoms, node_atoms(reader, v)))
     left, right, inner = axes_of_dot(reader, score.dot)
     if not key_atoms:  # a single key: either may be Q, the one with more axes is
         more = len(operand_atoms(reader, left)) >= len(operand_atoms(reader, right))

@@ -104,6 +104,8 @@ def _sum_parts(reader: Reader, node: Node) -> list[Node]:
     head = strip_casts(reader, node)
     if isinstance(head, Apply) and head.name == "addf":
         return _sum_parts(reader, head.args[0]) + _sum_parts(reader, head.args[1])
+    if isinstance(head, Apply) and head.name == "absf":  # in JAX's logsumexp: it is positive
+        return _sum_parts(reader, head.args[0])
     return [node]
 
 

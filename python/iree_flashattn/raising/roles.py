@@ -91,6 +91,10 @@ def assignments(reader: Reader, product: Product, out: Load, roots: list[Lin]) -
         raise Refuse(RULE, "V or the mask varies with the head dim of Q and K")
     dv = v - q - k - others - keys
     q_only = q - k - v - inner
+    if not q_only and (q & v & free) - k:
+        raise Refuse(
+            RULE, "every query has values of its own but shares the keys: experts behind a router"
+        )
     outer = free - dv - q_only
     key_order = _order(keys, form_or(reader, product.softmax.keys))
     inner_order = _order(inner, form_or(reader, product.inner))

@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from .axes import Atom
 from .expr import Apply, Const, Node
 from .folding import apply
 from .reader import Reader
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which axes an expression of scores has to do with."""
+
+    keys: set[Atom]
+    values: set[Atom] = field(default_factory=set)  # all axes of V
 
 
 @dataclass

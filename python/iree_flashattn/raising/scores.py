@@ -11,36 +11,53 @@ from __future__ import annotations
 
 import math
 
-from .axes import Lin
+from .dots import unlikeness
 from .exponent import Term
 from .expr import Apply, Const, Load, Node
 from .fills import FAR, RULE, add_term, mask_with
 from .folding import apply, negate, rounded
+from .indicators import condition_of
 from .leaves import has_product
 from .reader import Reader
 from .refuse import Refuse, describe
-from .score import Score, strip_casts_constant
+from .score import Axes, Score, strip_casts_constant
 from .unify import Unifier, depends, strip_casts
 
 
-def score_of_terms(reader: Reader, terms: list[Term], keys: set) -> Score:
+def score_of_terms(reader: Reader, terms: list[Term], axes: Axes) -> Score:
     """The score that a sum of signed terms is. Raises :class:`Refuse`."""
+    scores = [t for t in terms if _is_score(reader, t[1], axes)]
+    if not scores:
+        raise Refuse(RULE, "the scores are no product of two tensors", _names(reader, terms))
+    score, (sign, chosen) = _main_product(reader, scores, axes)
+    if sign < 0:
+        scale_by(score, -1.0)
+    for s, term in terms:
+        if term is not chosen:
+            add_term(reader, score, term if s > 0 else _negative(term))
+    return score
+
+
+def _main_product(reader: Reader, terms: list[Term], axes: Axes) -> tuple[Score, Term]:
+    """The term that is Q·K where scores are a sum of products; the others are read as a bias.
+
+    Relative positions are a second product (Transformer-XL, DeBERTa, Shaw), and so is the part of
+    latent attention that carries the rotation. Q·K is the one whose keys are as many as there are
+    values; then the longest.
+    """
+    found: list[tuple[Score, Term]] = []
     first: Refuse | None = None
-    for position, (sign, node) in enumerate(terms):
-        if not _is_score(reader, node, keys):
-            continue
+    for term in terms:
         try:
-            score = parse_score(reader, node, keys)
+            found.append((parse_score(reader, term[1], axes), term))
         except Refuse as refuse:
             first = first or refuse
-            continue
-        if sign < 0:
-            scale_by(score, -1.0)
-        for other, (s, term) in enumerate(terms):
-            if other != position:
-                add_term(reader, score, term if s > 0 else _negative(term))
-        return score
-    raise first or Refuse(RULE, "the scores are no product of two tensors", _names(reader, terms))
+    if not found:
+        assert first is not None
+        raise first
+    if len(found) == 1:
+        return found[0]
+    return min(found, key=lambda f: unlikeness(reader, f[0].dot, axes))
 
 
 def _names(reader: Reader, terms: list[Term]) -> str:
@@ -51,7 +68,7 @@ def _negative(node: Node) -> Node:
     return apply("negf", (node,), "f32")
 
 
-def parse_score(reader: Reader, node: Node, keys: set) -> Score:
+def parse_score(reader: Reader, node: Node, axes: Axes) -> Score:
     """The score that a node with the product in it is."""
     head = reader.head(node)
     if isinstance(head, Load):
@@ -67,25 +84,25 @@ def parse_score(reader: Reader, node: Node, keys: set) -> Score:
         raise Refuse(
             RULE, f"the scores go through {head.name}, which no kernel computes", head.name
         )
-    return rule(reader, head, keys)
+    return rule(reader, head, axes)
 
 
-def _is_score(reader: Reader, node: Node, keys: set) -> bool:
+def _is_score(reader: Reader, node: Node, axes: Axes) -> bool:
     # with a single key nothing varies with the keys
-    return has_product(reader, node) and (not keys or depends(reader, node, keys))
+    return has_product(reader, node) and (not axes.keys or depends(reader, node, axes.keys))
 
 
-def _one_score(reader: Reader, head: Apply, args: tuple[Node, ...], keys: set) -> int:
+def _one_score(reader: Reader, head: Apply, args: tuple[Node, ...], axes: Axes) -> int:
     """Which of the operands holds the product; there must be one."""
-    found = [i for i, a in enumerate(args) if _is_score(reader, a, keys)]
+    found = [i for i, a in enumerate(args) if _is_score(reader, a, axes)]
     if len(found) != 1:
-        what = "two products of scores" if found else "no product of two tensors"
+        what = "two scores" if found else "no product of two tensors"
         raise Refuse(RULE, f"{what} in one {head.name}", head.name)
     return found[0]
 
 
-def _cast(reader: Reader, head: Apply, keys: set) -> Score:
-    score = parse_score(reader, head.args[0], keys)
+def _cast(reader: Reader, head: Apply, axes: Axes) -> Score:
+    score = parse_score(reader, head.args[0], axes)
     if head.name == "truncf":
         score.fill = rounded(score.fill, head.dtype)
         score.bias = [_narrowed(b, head.dtype) for b in score.bias]
@@ -97,10 +114,15 @@ def _narrowed(node: Node, dtype: str) -> Node:
     return node if getattr(node, "dtype", "") == dtype else apply("truncf", (node,), dtype)
 
 
-def _mul(reader: Reader, head: Apply, keys: set) -> Score:
-    side = _one_score(reader, head, head.args, keys)
-    score = parse_score(reader, head.args[side], keys)
+def _mul(reader: Reader, head: Apply, axes: Axes) -> Score:
+    side = _one_score(reader, head, head.args, axes)
+    score = parse_score(reader, head.args[side], axes)
     factor = strip_casts_constant(reader, head.args[1 - side])
+    if not isinstance(factor, Const) and depends(reader, factor, axes.keys):
+        keep = condition_of(reader, factor)
+        if keep is not None:
+            mask_with(reader, score, keep, Const(0.0, "f32"))
+            return score
     _multiply(score, factor, head)
     return score
 
@@ -131,10 +153,10 @@ def scale_by(score: Score, c: float) -> None:
         score.cap *= c
 
 
-def _div(reader: Reader, head: Apply, keys: set) -> Score:
-    if _one_score(reader, head, head.args, keys) != 0:
+def _div(reader: Reader, head: Apply, axes: Axes) -> Score:
+    if _one_score(reader, head, head.args, axes) != 0:
         raise Refuse(RULE, "something is divided by the scores", "divf")
-    score = parse_score(reader, head.args[0], keys)
+    score = parse_score(reader, head.args[0], axes)
     divisor = strip_casts_constant(reader, head.args[1])
     if isinstance(divisor, Const):
         if divisor.value == 0:
@@ -146,51 +168,43 @@ def _div(reader: Reader, head: Apply, keys: set) -> Score:
     return score
 
 
-def _neg(reader: Reader, head: Apply, keys: set) -> Score:
-    score = parse_score(reader, head.args[0], keys)
+def _neg(reader: Reader, head: Apply, axes: Axes) -> Score:
+    score = parse_score(reader, head.args[0], axes)
     scale_by(score, -1.0)
     return score
 
 
-def _add(reader: Reader, head: Apply, keys: set) -> Score:
-    side = _one_score(reader, head, head.args, keys)
-    score = parse_score(reader, head.args[side], keys)
-    term = head.args[1 - side]
-    if head.name == "subf":
-        if side == 1:
-            scale_by(score, -1.0)
-        else:
-            term = _negative(term)
-    add_term(reader, score, term)
-    return score
+def _add(reader: Reader, head: Apply, axes: Axes) -> Score:
+    signs = (1, 1 if head.name == "addf" else -1)
+    return score_of_terms(reader, list(zip(signs, head.args, strict=True)), axes)
 
 
-def _tanh(reader: Reader, head: Apply, keys: set) -> Score:
-    score = parse_score(reader, head.args[0], keys)
+def _tanh(reader: Reader, head: Apply, axes: Axes) -> Score:
+    score = parse_score(reader, head.args[0], axes)
     if score.cap is not None or score.bias or score.keep or score.after:
         raise Refuse(RULE, "tanh of scores that are masked, biased or capped before", "tanh")
     score.cap = 1.0
     return score
 
 
-def _select(reader: Reader, head: Apply, keys: set) -> Score:
+def _select(reader: Reader, head: Apply, axes: Axes) -> Score:
     condition, yes, no = head.args
-    if _is_score(reader, condition, keys):
+    if _is_score(reader, condition, axes):
         clamped = _spelled_clamp(reader, condition, yes, no)
         if clamped is not None:
-            return _clamp(reader, *clamped, keys)
-        raise Refuse(RULE, "the mask depends on the scores", "select")
-    side = _one_score(reader, head, (yes, no), keys)
-    score = parse_score(reader, (yes, no)[side], keys)
+            return _clamp(reader, *clamped, axes)
+        raise Refuse(RULE, "the mask depends on the scores: a clamp, threshold or top-k", "select")
+    side = _one_score(reader, head, (yes, no), axes)
+    score = parse_score(reader, (yes, no)[side], axes)
     keep = condition if side == 0 else negate(condition)
     other = (yes, no)[1 - side]
     mask_with(reader, score, keep, other)
     return score
 
 
-def _maximum(reader: Reader, head: Apply, keys: set) -> Score:
-    side = _one_score(reader, head, head.args, keys)
-    return _clamp(reader, head.args[side], head.args[1 - side], keys)
+def _maximum(reader: Reader, head: Apply, axes: Axes) -> Score:
+    side = _one_score(reader, head, head.args, axes)
+    return _clamp(reader, head.args[side], head.args[1 - side], axes)
 
 
 def _spelled_clamp(
@@ -205,9 +219,9 @@ def _spelled_clamp(
     return (yes, no) if unifier.same(left, yes) and unifier.same(right, no) else None
 
 
-def _clamp(reader: Reader, node: Node, bound: Node, keys: set) -> Score:
+def _clamp(reader: Reader, node: Node, bound: Node, axes: Axes) -> Score:
     """max(scores, the lowest number): it changes -inf alone."""
-    score = parse_score(reader, node, keys)
+    score = parse_score(reader, node, axes)
     constant = strip_casts_constant(reader, bound)
     lowest = float(constant.value) if isinstance(constant, Const) else 0.0
     if lowest > (-6e4 if getattr(node, "dtype", "") == "f16" else -FAR):
@@ -223,17 +237,3 @@ _RULES = {
     "addf": _add, "subf": _add, "tanh": _tanh, "select": _select,
     "maximumf": _maximum, "maxnumf": _maximum,
 }  # fmt: skip
-
-
-def axes_of_dot(reader: Reader, dot: Node) -> tuple[Node, Node, list[Lin]]:
-    """(left, right, reduced axes) of the product that the scores are."""
-    reduce = reader.reduction(dot) if isinstance(dot, Load) else None
-    if reduce is None or reduce.combine != "add":
-        raise Refuse(RULE, "the scores are no product of two tensors", describe(reader, dot))
-    body = strip_casts(reader, reduce.body)
-    if not isinstance(body, Apply) or body.name != "mulf":
-        raise Refuse(RULE, "the scores are no product of two tensors", describe(reader, body))
-    init = strip_casts_constant(reader, reduce.init)
-    if not isinstance(init, Const) or init.value != 0:
-        raise Refuse(RULE, "the product of Q and K starts from a tensor", describe(reader, init))
-    return body.args[0], body.args[1], list(reduce.axes)

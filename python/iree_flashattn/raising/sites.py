@@ -14,6 +14,7 @@ from .index import Index
 from .product import Product, read_product
 from .reader import Reader
 from .refuse import Refuse
+from .region import scalar_name
 from .shared import Shared
 from .walk import candidate_products, forward_chain
 from .weights import place
@@ -43,7 +44,13 @@ def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
 
 
 def _learn_sizes(shared: Shared) -> None:
-    """Sizes that must be equal wherever the program is defined: both sides of a reshape."""
+    """Sizes that must be equal wherever the program is defined: both sides of a reshape, and what
+    torch-mlir asserts of run-time sizes."""
+    for op in shared.index.asserts:
+        compare = shared.index.producer(op.operands[0])
+        if compare is not None and scalar_name(compare) == "cmpi.eq":
+            a, b = (shared.sizes.of_index(v) for v in compare.operands)
+            shared.sizes.assume_equal(a, b)
     for op in shared.index.reshapes:
         if not op.results[0].type.has_static_shape:
             before = list(shared.sizes.shape(op.operands[0]))

@@ -7,7 +7,7 @@ factors that do not vary over the keys.
 from __future__ import annotations
 
 from .axes import Lin, dense_length
-from .exponent import terms_of
+from .exponent import exponent, terms_of
 from .expr import Apply, Const, Load, Node
 from .folding import apply, negate
 from .guards import check_guards, is_infinite, is_row_guard
@@ -77,7 +77,7 @@ def _outer_factor(reader: Reader, head: Apply, keys: set) -> tuple[Node, Node] |
     """(P, factor) where P is multiplied by something that is the same for all keys."""
     if head.name == "divf":
         top = strip_casts(reader, head.args[0])
-        holds_p = not (isinstance(top, Apply) and top.name in ("exp", "exp2"))
+        holds_p = exponent(reader, top, keys) is None
         if holds_p and not depends(reader, head.args[1], keys) and _holds_softmax(reader, top):
             return head.args[0], apply("divf", (Const(1.0, "f32"), head.args[1]), "f32")
     if head.name == "mulf":

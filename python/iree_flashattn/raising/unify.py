@@ -35,7 +35,10 @@ class Unifier:
         if a is b and not self.bound:
             return True
         if isinstance(a, Load) and isinstance(b, Load) and a.value == b.value:
-            return self._coords(a, b)
+            saved = dict(self.binding)
+            if self._coords(a, b):
+                return True
+            self.binding = saved  # it may not vary with the coordinates that differ
         # structural ops first: one tensor may be reached by two ways
         a = strip_casts(self.reader, a)
         b = strip_casts(self.reader, b)
@@ -126,7 +129,8 @@ def atoms_of(reader: Reader, lins: list[Lin] | tuple[Lin, ...]) -> set[Atom]:
 def depends(reader: Reader, node: Node, atoms: set[Atom]) -> bool:
     """Whether the expression varies with one of the axes (true where it cannot be told)."""
     if isinstance(node, Load):
-        if not atoms_of(reader, node.coords) & atoms:
+        # each time anew: the step before may have split the axes
+        if not atoms_of(reader, node.coords) & reader.space.live(atoms):
             return False
         up = reader.step(node)
         return True if up is node else depends(reader, up, atoms)
@@ -134,7 +138,7 @@ def depends(reader: Reader, node: Node, atoms: set[Atom]) -> bool:
         # the product inside the region of an attention op varies with every score axis
         return node.name == "scaled_dot" or any(depends(reader, a, atoms) for a in node.args)
     if isinstance(node, Position):
-        return bool(atoms_of(reader, [node.lin]) & atoms)
+        return bool(atoms_of(reader, [node.lin]) & reader.space.live(atoms))
     return False
 
 

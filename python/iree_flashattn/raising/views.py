@@ -42,7 +42,7 @@ def view_of(
     strides: list[Size] = []
     for group in groups:
         stride = group_stride(terms, group)
-        if stride is None:
+        if stride is None or (isinstance(stride, int) and stride < 0):  # read backwards: a flip
             return None
         strides.append(stride)
     if contiguous == "row or column":
@@ -65,7 +65,10 @@ def _unit_axes(strides: list[Size], groups: list[list[Atom]]) -> list[Size]:
 
 def _view(value, dtype: str, strides: list[Size], offset: Size) -> View:
     return View(
-        value, dtype, tuple(Extent.of(s) for s in strides), Extent.of(offset)  # type: ignore[arg-type]
+        value,
+        dtype,
+        tuple(Extent.of(s) for s in strides),
+        Extent.of(offset),  # type: ignore[arg-type]
     )
 
 
@@ -87,9 +90,7 @@ def best_view(
     return None
 
 
-def built_view(
-    reader: Reader, node: Node, groups: list[list[Atom]], dtype: str
-) -> Found | None:
+def built_view(reader: Reader, node: Node, groups: list[list[Atom]], dtype: str) -> Found | None:
     """A view of a tensor that emission has to build."""
     try:
         term, strides = make_term(reader, node, groups, dtype)
