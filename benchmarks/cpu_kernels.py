@@ -89,7 +89,7 @@ def kernel_call(problem: problems.Problem, made: operands.Operands, variant: str
     kernel = catalog.find(name)
     pointers = [x.buffer.ctypes.data for x in (made.q, made.k, made.v)]
     pointers += [0 if x is None else x.ctypes.data for x in (made.mask, made.bias, made.sinks)]
-    pointers += [made.o.buffer.ctypes.data, 0]
+    pointers += [made.o.buffer.ctypes.data, 0, 0]
     scratch = [cpu_native.Scratch.of(kernel.scratch_bytes) for _ in range(threads)]
     sizes, lib = cpu_native.sizes_of(made), cpu_native.library()
     return name, lambda: cpu_native.dispatch(

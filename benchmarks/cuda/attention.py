@@ -83,8 +83,12 @@ def words_of(p: Problem, splits: int) -> np.ndarray:
     w[WORD["SCALE"]] = np.float32(p.effective_scale).view(np.uint32)
     w[WORD["FILL"]] = np.float32(-np.inf).view(np.uint32)
     w[WORD["SPLITS"]] = splits
-    for x, heads, rows, dim in (("Q", p.heads, p.q_len, p.dk), ("K", p.kv_heads, p.kv_len, p.dk),
-                                ("V", p.kv_heads, p.kv_len, p.dv), ("O", p.heads, p.q_len, p.dv)):
+    for x, heads, rows, dim in (
+        ("Q", p.heads, p.q_len, p.dk),
+        ("K", p.kv_heads, p.kv_len, p.dk),
+        ("V", p.kv_heads, p.kv_len, p.dv),
+        ("O", p.heads, p.q_len, p.dv),
+    ):
         for axis, stride in zip("BHX", (heads * rows * dim, rows * dim, dim), strict=True):
             w[WORD[f"{x}_STRIDE_{axis}"]] = stride
     return w
@@ -110,7 +114,7 @@ class Ours:
         constants, sizes = words_of(p, splits), gpu_driver.sizes_of(p, splits)
         stream = torch.cuda.current_stream().cuda_stream
         given = q if mask is None else mask
-        inputs = [x.data_ptr() for x in (q, k, v, given, q, q)]
+        inputs = [x.data_ptr() for x in (q, k, v, given, q, q, q)]
         if self.combine is None:
             return lambda: self.kernel.launch(sizes, [*inputs, out.data_ptr()], constants, stream)
         shape = (splits, p.batch, p.heads, p.q_len)
@@ -119,8 +123,8 @@ class Ours:
         results = [partial_o.data_ptr(), partial_ml.data_ptr()]
 
         def launch(keep=(partial_o, partial_ml)) -> None:
-            self.kernel.launch(sizes, [*inputs, *results], constants, stream)
-            self.combine.launch(sizes, [*results, q.data_ptr(), out.data_ptr()], constants, stream)
+            self.kernel.launch(sizes, [*inputs[:6], *results], constants, stream)
+            self.combine.launch(sizes, [*results, *inputs[5:], out.data_ptr()], constants, stream)
 
         return launch
 

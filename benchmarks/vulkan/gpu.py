@@ -53,7 +53,7 @@ def module(names: list[str], length: int) -> str:
     from iree_flashattn.emitting.interface import interface
 
     rows = [catalog.find(name) for name in names]
-    shapes = [interface(row.role, False) for row in rows]
+    shapes = [interface(row.role, False, False) for row in rows]
     words = [f"%word{i}" for i in range(WORD_COUNT)]
     grids = [[f"%grid{r}_{axis}" for axis in "xyz"] for r in range(len(rows))]
     sizes = [[f"%size{r}_{i}" for i in range(shape.outputs)] for r, shape in enumerate(shapes)]
@@ -77,7 +77,8 @@ def module(names: list[str], length: int) -> str:
                 f" @kernel{r}::@spirv::@{row.name}[{', '.join(grids[r])}]"
                 f"({', '.join(names_)}) : ({', '.join(types)}) -> ({', '.join(results)})"
             )
-            given = [*zip(made, results, strict=True), sinks]
+            parts = [*zip(made, results, strict=True)]
+            given = [*parts, sinks, parts[0]]
         inputs[5] = (made[0], results[0])  # the sinks, which no flag asks for
     for i, (value, size) in enumerate(zip(made, sizes[-1], strict=True)):
         lines.append(
@@ -223,7 +224,7 @@ def run_all(folder: Path, only: str = "") -> None:
                 count = batch * heads * length * dim
                 words = constants(batch, heads, heads, length, length, dim, causal, 1)
                 numbers = [*words, -(-length // tile), heads, batch, 2 * count]
-                buffers = [random(count, x) for x in "qkv"] + [few] * 3
+                buffers = [random(count, x) for x in "qkv"] + [few] * 4
                 seconds = per_dispatch(chains, lengths, numbers, buffers)
                 flops = 4 * count * length / (2 if causal else 1)
                 print(f"{name} S{length} B{batch} H{heads} causal={causal}: {seconds * 1e3:.3f} ms,"

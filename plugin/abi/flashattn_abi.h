@@ -10,28 +10,34 @@
 
 // ---- Bindings of a forward kernel (role "forward") ---------------------------------------------
 // Operands come before results, as flow.dispatch orders them. An operand that the site does not
-// have is bound to Q and never read (its flag is off).
+// have is bound to Q and never read (its flag is off). LSE is written in place: its buffer is
+// passed as an operand, so that a kernel has the same bindings whether the site wants it or not.
 #define FA_BINDING_Q 0
 #define FA_BINDING_K 1
 #define FA_BINDING_V 2
 #define FA_BINDING_MASK 3   // boolean, one byte an element
 #define FA_BINDING_BIAS 4   // additive, f32 (FA_FLAG_BIAS_F32) or the element type of Q
 #define FA_BINDING_SINKS 5  // f32[q_heads]
-#define FA_BINDING_O 6
+// With FA_FLAG_LSE, in kernels with the feature "lse": f32, dense [batch, q_heads, q_len], the
+// natural logarithm of the sum of exp(score) over the row's keys, without the sink.
+#define FA_BINDING_LSE 6
+#define FA_BINDING_O 7
 // Only in kernels with the feature "weights": P, dense [batch, q_heads, q_len, kv_len].
-#define FA_BINDING_WEIGHTS 7
+#define FA_BINDING_WEIGHTS 8
 
 // ---- Bindings of a split forward kernel (role "partial") and its merge (role "combine") --------
-// The partial kernel has the operands of a forward kernel; its results are
+// The partial kernel has the operands of a forward kernel but for LSE; its results are
 //   PARTIAL_O  f32[splits, batch, q_heads, q_len, dv]   the unnormalised output of one key range,
 //   PARTIAL_ML f32[splits, batch, q_heads, q_len, 2]    (row max in log2 units, row sum).
 #define FA_BINDING_PARTIAL_O 6
 #define FA_BINDING_PARTIAL_ML 7
-// The combine kernel reads both, applies the sinks and writes O.
+// The combine kernel reads both, applies the sinks and writes O (and LSE, as a forward kernel
+// does; where the site does not want it, COMBINE_LSE is bound to COMBINE_O).
 #define FA_BINDING_COMBINE_O 0
 #define FA_BINDING_COMBINE_ML 1
 #define FA_BINDING_COMBINE_SINKS 2
-#define FA_BINDING_COMBINE_OUT 3
+#define FA_BINDING_COMBINE_LSE 3
+#define FA_BINDING_COMBINE_OUT 4
 
 // ---- Constants: 32-bit words, in order; f32 values by their bits -------------------------------
 #define FA_WORD_FLAGS 0
@@ -99,5 +105,9 @@
 #define FA_FLAG_MASK_KEY_BROADCAST 0x4000
 #define FA_FLAG_BIAS_KEY_BROADCAST 0x8000
 #define FA_FLAG_WEIGHTS 0x10000
+#define FA_FLAG_LSE 0x20000
+// The LSE of a row all of whose scores are -inf: -inf without this flag (logsumexp), NaN with it
+// (max + log(sum(exp(s - max)))). It is -inf either way for a row with no keys at all.
+#define FA_FLAG_LSE_NAN 0x40000
 
 #endif  // FLASHATTN_ABI_H_

@@ -4,6 +4,9 @@
 
 namespace {
 
+// A row all of whose scores are -inf.
+FA_INLINE bool is_empty(float max, float sum) { return max == -kInf && sum == 0.0f; }
+
 // What a row's output is multiplied by, given its maximum and sum; takes in the head's sink, a
 // score without a value.
 FA_INLINE float row_factor(const Problem &p, float max, float sum, int64_t head) {
@@ -13,10 +16,19 @@ FA_INLINE float row_factor(const Problem &p, float max, float sum, int64_t head)
     Vec moved = exp_nonpositive(splat(max - top)), extra = exp_nonpositive(splat(sink - top));
     factor = moved[0];
     sum = sum * factor + extra[0];
-  } else if (max == -kInf && sum == 0.0f) {
+  } else if (is_empty(max, sum)) {
     return p.kv_len > 0 && p.has(FA_FLAG_EMPTY_ROW_NAN) ? __builtin_nanf("") : 0.0f;
   }
   return factor / sum;
+}
+
+FA_INLINE void write_lse(const Problem &p, float max, float sum, int64_t batch, int64_t head,
+                         int64_t query, float *lse) {
+  if (!p.has(FA_FLAG_LSE)) return;
+  float value = max + log_positive(sum);
+  if (is_empty(max, sum))
+    value = p.kv_len > 0 && p.has(FA_FLAG_LSE_NAN) ? __builtin_nanf("") : -kInf;
+  lse[(batch * p.heads + head) * p.q_len + query] = value;
 }
 
 FA_INLINE void write_row(const Problem &p, const float *o, float factor, int64_t batch, int64_t head,
@@ -30,10 +42,13 @@ FA_INLINE void write_row(const Problem &p, const float *o, float factor, int64_t
   for (int64_t c = 0; c < p.dv; c += W) store_n(out + c, load(o + c) * splat(factor), p.dv - c);
 }
 
-inline void write_block(const Problem &p, const Block &b, float *factors, Element *out) {
+inline void write_block(const Problem &p, const Block &b, float *factors, Element *out,
+                        float *lse) {
   for (int64_t i = 0; i < b.count; ++i) {
     int64_t row = b.first + i, head = b.kv_head * p.group + row % p.group;
-    factors[i] = row_factor(p, b.max[i], reduce_sum(load(b.sum + i * W)), head);
+    const float sum = reduce_sum(load(b.sum + i * W));
+    write_lse(p, b.max[i], sum, b.batch, head, row / p.group, lse);
+    factors[i] = row_factor(p, b.max[i], sum, head);
     write_row(p, b.o + i * b.o_step, factors[i], b.batch, head, row / p.group, out);
     // The same factor normalises P, whose exponents are taken from the row's own maximum.
   }
@@ -54,13 +69,13 @@ inline void write_weights(const Problem &p, const Block &b, const float *factors
 }
 
 inline void forward(const Problem &p, uint32_t x, uint32_t y, uint32_t z, void *o, void *weights,
-                    void *scratch) {
+                    float *lse, void *scratch) {
   Block b = carve(p, scratch);
   b.batch = z;
   b.kv_head = y;
   for_row_blocks(p, x, b, [&](const Block &block) {
     attend(p, block, 0, p.kv_len);
-    write_block(p, block, block.sum, static_cast<Element *>(o));
+    write_block(p, block, block.sum, static_cast<Element *>(o), lse);
     if (p.has(FA_FLAG_WEIGHTS))
       write_weights(p, block, block.sum, static_cast<Element *>(weights));
   });
@@ -95,7 +110,7 @@ inline void partial(const Problem &p, uint32_t x, uint32_t y, uint32_t z, float 
 }
 
 inline void combine(const Problem &p, const float *o, const float *ml, uint32_t x, uint32_t y,
-                    uint32_t z, void *out, void *scratch) {
+                    uint32_t z, void *out, float *lse, void *scratch) {
   const int64_t rows = p.q_len * p.group;
   const int64_t first = int64_t(x) * kQTile, end = smaller(first + kQTile, rows);
   float *sum_o = static_cast<float *>(scratch);  // dv floats, whole vectors
@@ -111,6 +126,7 @@ inline void combine(const Problem &p, const float *o, const float *ml, uint32_t 
       for (int64_t c = 0; c < p.dv; c += W)
         store(sum_o + c, fma(load_n(o + at(s) * p.dv + c, p.dv - c), moved, load(sum_o + c)));
     }
+    write_lse(p, top, sum, z, head, query, lse);
     write_row(p, sum_o, row_factor(p, top, sum, head), z, head, query, static_cast<Element *>(out));
   }
 }

@@ -24,17 +24,18 @@ static_assert(kKvTile % kPanel == 0, "a key tile is a whole number of panels");
 
 extern "C" __attribute__((visibility("hidden"))) void FA_NAME(
     const void *q, const void *k, const void *v, const void *mask, const void *bias,
-    const float *sinks, void *o, void *weights, const uint32_t words[FA_WORD_COUNT], uint32_t x,
-    uint32_t y, uint32_t z, void *scratch) {
+    const float *sinks, void *o, void *weights, float *lse, const uint32_t words[FA_WORD_COUNT],
+    uint32_t x, uint32_t y, uint32_t z, void *scratch) {
 #if defined(FA_ROLE_combine)
   Problem p = decode(q, q, q, mask, bias, sinks, words);
-  combine(p, static_cast<const float *>(q), static_cast<const float *>(k), x, y, z, o, scratch);
+  combine(p, static_cast<const float *>(q), static_cast<const float *>(k), x, y, z, o, lse,
+          scratch);
 #else
   Problem p = decode(q, k, v, mask, bias, sinks, words);
 #if defined(FA_ROLE_partial)
   partial(p, x, y, z, static_cast<float *>(o), static_cast<float *>(weights), scratch);
 #else
-  forward(p, x, y, z, o, weights, scratch);
+  forward(p, x, y, z, o, weights, lse, scratch);
 #endif
 #endif
 }

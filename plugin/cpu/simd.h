@@ -234,7 +234,7 @@ FA_INLINE Vec reduce_maxes(Vec (&x)[W]) {
   return x[0];
 }
 
-// ---- exp2 and tanh -------------------------------------------------------------------------------
+// ---- exp2, log and tanh --------------------------------------------------------------------------
 // 2^x for x <= 0 (also -inf, which gives 0, and NaN, which stays). Below -126 the result is 0: near
 // enough for a probability, and subnormal numbers, slow on many machines, never arise.
 // The polynomial is a minimax fit of degree 5 with constant term 1 on [-1/2, 1/2]: relative error
@@ -266,6 +266,18 @@ FA_INLINE Vec exp2(Vec x) {
 
 // e^x for x <= 0, by way of exp2.
 FA_INLINE Vec exp_nonpositive(Vec x) { return exp2(x * splat(1.44269504088896340736f)); }
+
+// The natural logarithm of a normal x > 0 (NaN and infinity stay): x is m * 2^e with m around 1, and
+// log m is 2 artanh((m - 1) / (m + 1)), whose series is cut where it is below half a rounding.
+inline float log_positive(float x) {
+  if (!(x < __builtin_inff())) return x;
+  const int32_t bits = __builtin_bit_cast(int32_t, x);
+  const int32_t e = (bits - 0x3f3504f3) >> 23;  // m lies between sqrt(1/2) and sqrt(2)
+  const float m = __builtin_bit_cast(float, bits - e * 0x800000);
+  const float s = (m - 1.0f) / (m + 1.0f), z = s * s;
+  const float tail = z * (1.0f / 3 + z * (1.0f / 5 + z * (1.0f / 7 + z * (1.0f / 9))));
+  return float(e) * 0.693147180559945309f + (2.0f * s + 2.0f * s * tail);
+}
 
 // tanh: odd polynomial near 0 (no cancellation), 1 - 2 / (e^2|x| + 1) elsewhere, as e^-2|x|.
 FA_INLINE Vec tanh(Vec x) {

@@ -4,7 +4,7 @@
 
 typedef void kernel_function(const void *q, const void *k, const void *v, const void *mask,
                              const void *bias, const float *sinks, void *o, void *weights,
-                             const uint32_t *words, uint32_t x, uint32_t y, uint32_t z,
+                             float *lse, const uint32_t *words, uint32_t x, uint32_t y, uint32_t z,
                              void *scratch);
 
 // Generated from the kernel table: X(name, whether this machine can run it).
@@ -17,6 +17,7 @@ typedef struct {
   const void *q, *k, *v, *mask, *bias;
   const float *sinks;
   void *o, *weights;
+  float *lse;
   const uint32_t *words;
   uint32_t x, y, z;
   void *scratch;
@@ -26,7 +27,7 @@ static int call(const void *packed, void *context, void *reserved) {
   (void)reserved;
   const arguments *a = packed;
   ((kernel_function *)context)(a->q, a->k, a->v, a->mask, a->bias, a->sinks, a->o, a->weights,
-                               a->words, a->x, a->y, a->z, a->scratch);
+                               a->lse, a->words, a->x, a->y, a->z, a->scratch);
   return 0;
 }
 

@@ -22,7 +22,7 @@ BACKENDS = ("cpu", "cuda", "spirv")
 ROLES = ("forward", "partial", "combine")
 ELEMENTS = ("f32", "f16", "bf16")
 FEATURES = frozenset(
-    "mask bias bias_after_fill fill band softcap sinks weights gqa q_transposed k_transposed"
+    "mask bias bias_after_fill fill band softcap sinks weights lse gqa q_transposed k_transposed"
     " v_transposed o_transposed dk_ne_dv dynamic".split()
 )
 GRID_NAMES = frozenset(["q_blocks", "packed_blocks", "heads", "kv_heads", "batch", "splits"])

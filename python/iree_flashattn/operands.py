@@ -86,7 +86,8 @@ class Operands:
     mask: NDArray[np.uint8] | None = None  # shape with 1 where it broadcasts
     bias: NDArray | None = None
     sinks: NDArray[np.float32] | None = None
-    weights: NDArray | None = None  # filled by the kernel
+    weights: NDArray | None = None  # filled by the kernel, as is lse
+    lse: NDArray[np.float32] | None = None
     words: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(WORD_COUNT, np.uint32))
 
     def bias_values(self) -> NDArray[np.float32] | None:
@@ -114,6 +115,7 @@ class Operands:
             bias_after_fill=p.bias_after_fill,
             sinks=self.sinks,
             empty_row_nan=p.empty_row_nan,
+            lse_nan=p.lse == "nan",
         )  # fmt: skip
 
     def result(self) -> NDArray[np.float32]:
@@ -155,6 +157,8 @@ def make(problem: Problem, seed: int, spread: float = 1.0) -> Operands:
         made.sinks = rng.standard_normal(p.heads).astype(np.float32) * 2
     if p.weights:
         made.weights = np.zeros((p.batch, p.heads, p.q_len, p.kv_len), STORAGE[p.element])
+    if p.lse:
+        made.lse = np.full((p.batch, p.heads, p.q_len), 77, np.float32)
     made.words[:] = words(made)
     return made
 
@@ -195,6 +199,7 @@ def words(operands: Operands, splits: int = 1) -> NDArray[np.uint32]:
             w[WORD[f"BAND_{side.upper()}"]] = bound & 0xFFFFFFFF
     flags |= FLAG["SOFTCAP"] * (p.softcap is not None) | FLAG["SINKS"] * p.sinks
     flags |= FLAG["EMPTY_ROW_NAN"] * p.empty_row_nan | FLAG["WEIGHTS"] * p.weights
+    flags |= FLAG["LSE"] * (p.lse is not None) | FLAG["LSE_NAN"] * (p.lse == "nan")
     w[WORD["FLAGS"]] = flags
     w[WORD["Q_LEN"]], w[WORD["KV_LEN"]] = p.q_len, p.kv_len
     w[WORD["HEADS"]] = p.heads | p.kv_heads << 16

@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 class Result(NamedTuple):
     out: Array  # [batch, heads, q_len, dv]
     weights: Array  # P, [batch, heads, q_len, kv_len]
+    lse: Array  # [batch, heads, q_len]
 
 
 def attention(
@@ -34,6 +35,7 @@ def attention(
     bias_after_fill: bool = False,
     sinks: NDArray | None = None,
     empty_row_nan: bool = False,
+    lse_nan: bool = False,
 ) -> Result:
     """softmax(scores) V, all in float64.
 
@@ -42,7 +44,8 @@ def attention(
     masked out) broadcast to [batch, heads, q_len, kv_len]; elements outside
     ``band_lo <= key - query <= band_hi`` are masked out as well and score ``fill``. ``sinks``:
     [heads], one more score a row that has no value. A row all of whose scores are -inf is 0, or
-    NaN with ``empty_row_nan``; a row without keys is 0.
+    NaN with ``empty_row_nan``; a row without keys is 0. The LSE is that of the scores without the
+    sink; that of a row all of whose scores are -inf is -inf, or NaN with ``lse_nan``.
     """
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     group = q.shape[1] // k.shape[1]
@@ -50,7 +53,9 @@ def attention(
     batch, heads, q_len, _ = q.shape
     kv_len, dv = v.shape[2], v.shape[3]
     if kv_len == 0 or q_len == 0:
-        return Result(np.zeros((batch, heads, q_len, dv)), np.zeros((batch, heads, q_len, kv_len)))
+        shape = (batch, heads, q_len)
+        nothing = np.zeros((*shape, dv)), np.zeros((*shape, kv_len))
+        return Result(*nothing, np.full(shape, -np.inf))
     with np.errstate(all="ignore"):
         s = scale * (q @ k.swapaxes(-1, -2))
         if softcap is not None:
@@ -69,6 +74,7 @@ def attention(
         if bias is not None and bias_after_fill:
             s = s + np.asarray(bias, np.float64)
         top = s.max(axis=-1, keepdims=True)
+        lse = _log_sum_exp(s, top, lse_nan)
         if sinks is not None:
             sink = np.asarray(sinks, np.float64).reshape(1, heads, 1, 1)
             top = np.maximum(top, sink)
@@ -78,4 +84,10 @@ def attention(
         if sinks is not None:
             total = total + np.exp(sink - np.where(empty, 0.0, top))
         weights = np.where(empty, np.nan if empty_row_nan else 0.0, e / total)
-        return Result(weights @ v, weights)
+        return Result(weights @ v, weights, lse)
+
+
+def _log_sum_exp(s: Array, top: Array, empty_nan: bool) -> Array:
+    empty = np.isneginf(top)
+    base = np.where(empty, np.nan if empty_nan else 0.0, top)
+    return (base + np.log(np.exp(s - base).sum(axis=-1, keepdims=True)))[..., 0]

@@ -113,6 +113,7 @@ def describe(site: AttentionSite) -> dict[str, Any]:
         found["softcap"] = site.softcap
     found["sinks"] = site.sinks is not None
     found["weights"] = site.weights is not None
+    found["lse"] = site.lse is not None
     found["empty_row"] = site.empty_row
     found["strides"] = {name: strides(getattr(site, name)) for name in ("q", "k", "v", "out")}
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from . import report as reporting
@@ -49,17 +50,23 @@ def substitute(
         if isinstance(candidate, Refusal):
             done.sites.append(reporting.of_refusal(candidate))
             continue
-        # The description is taken first: emitting replaces values that it reads.
-        served = SiteReport(
-            reporting.readable(candidate.location), True, spelling=candidate.spelling
-        )
-        served.description = reporting.describe(candidate)
-        answer = _serve(candidate, devices, executables, options, replaced)
+        without: list[str] = []
+        while True:
+            # The description is taken first: emitting replaces values that it reads.
+            served = SiteReport(
+                reporting.readable(candidate.location), True, spelling=candidate.spelling
+            )
+            served.description = reporting.describe(candidate)
+            answer = _serve(candidate, devices, executables, options, replaced)
+            if candidate.lse is None or not isinstance(answer, Refusal):
+                break
+            without = [f"LSE is left to stock code: {answer.reason}"]
+            candidate = dataclasses.replace(candidate, lse=None)
         if isinstance(answer, Refusal):
             done.sites.append(reporting.of_refusal(answer, candidate))
         else:
             served.kernel = answer[0][1].name
-            served.trail = [line for _, choice in answer for line in choice.trail]
+            served.trail = without + [line for _, choice in answer for line in choice.trail]
             done.sites.append(served)
     # A site may read what an earlier one computed, by the value that it had then.
     for old, new in replaced:

@@ -3,6 +3,7 @@
     S = scale * Q Kᵀ;  S = softcap * tanh(S / softcap);  S += bias;  S = fill where masked
     P = softmax(S | sinks)  over the keys
     O = P V
+    LSE = log sum exp(S)  over the keys, without the sinks
 
 Sizes: ``batch``, ``heads`` (query heads), ``kv_heads``, ``q_len``, ``kv_len``, ``dk``, ``dv``.
 Query head h reads kv head ``h // (heads // kv_heads)``.
@@ -80,6 +81,8 @@ class AttentionSite:
     sinks: View | None = None  # f32, strides (0, head stride, 0, 0)
     empty_row: Literal["zero", "nan"] = "zero"  # a row whose scores are all -inf
     weights: View | None = None  # the normalised P as a second result, dense (b, h, q, key)
+    lse: View | None = None  # LSE as a result, dense (b, h, q)
+    lse_empty: Literal["inf", "nan"] = "inf"  # LSE of a row whose scores are all -inf; "inf": -inf
     spelling: str = ""  # which rule raised it, for the report
     dynamic: bool = False  # any extent known only at run time
     # Sizes that the source program needs to be equal and does not prove (the keys of K and of V):

@@ -82,10 +82,12 @@ class Bench:
         times: int = 1,
         attributes: str = "",
         extra: str = "",
+        lse: str = "",
     ) -> ir.Module:
         """A module at the end of preprocessing with ``times`` attention ops on one set of inputs.
 
-        Dynamic sizes of the result are read from Q.
+        Dynamic sizes of the result are read from Q. ``lse``: type of one more result, a filled
+        tensor that stands for the LSE.
         """
         calls, sizes = [], []
         for axis, size in enumerate(out.split("x")[:-1]):
@@ -105,8 +107,17 @@ class Bench:
                 f" outs(%init : tensor<{out}>) {{ ^bb0(%s: f32): iree_linalg_ext.yield %s : f32 }}"
                 f" -> tensor<{out}>"
             )
-        results = ", ".join(f"%r{i}" for i in range(times))
-        types = ", ".join([f"tensor<{out}>"] * times)
+        results = [f"%r{i}" for i in range(times)]
+        kinds = [f"tensor<{out}>"] * times
+        if lse:
+            kinds.append(f"tensor<{lse}>")
+            results.append("%lse")
+            calls.append(f"%lse_init = tensor.empty() : tensor<{lse}>")
+            calls.append(
+                f"%lse = linalg.fill ins(%scale : f32) outs(%lse_init : tensor<{lse}>)"
+                f" -> tensor<{lse}>"
+            )
+        types = ", ".join(kinds)
         lines = "\n    ".join(calls)
         return self.parse(
             f"""module {{
@@ -116,7 +127,7 @@ class Bench:
   util.func public @main(%q: tensor<{q}>, %k: tensor<{k}>, %v: tensor<{v}>) -> ({types}) {{
     %scale = arith.constant 0.125 : f32
     {lines}
-    util.return {results} : {types}
+    util.return {", ".join(results)} : {types}
   }}
 }}"""
         )

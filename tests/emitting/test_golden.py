@@ -71,7 +71,7 @@ CHECK: llvm.call @fa_forward_f32_avx512(
 CHECK: util.func public @main(%[[Q:.*]]: tensor<8x128x64xf32>, %[[K:.*]]: tensor<8x256x64xf32>, %[[V:.*]]: tensor<8x256x32xf32>)
 CHECK-NOT: iree_linalg_ext.attention
 CHECK-NOT: cf.assert
-CHECK: %[[O:.*]] = flow.dispatch @fa_forward_f32_avx512::@embedded_elf_x86_64::@fa_forward_f32_avx512_dispatch[%{{.*}}](%{{.*}}, %[[Q]], %[[K]], %[[V]], %[[Q]], %[[Q]], %[[Q]])
+CHECK: %[[O:.*]] = flow.dispatch @fa_forward_f32_avx512::@embedded_elf_x86_64::@fa_forward_f32_avx512_dispatch[%{{.*}}](%{{.*}}, %[[Q]], %[[K]], %[[V]], %[[Q]], %[[Q]], %[[Q]], %[[Q]])
 CHECK-SAME: -> tensor<8x128x32xf32>
 CHECK-NEXT: util.return %[[O]]
 """,
@@ -170,7 +170,7 @@ def test_mask_is_bound_in_its_place(bench, drops: bool) -> None:
         module,
         """
 CHECK: util.func public @main(%[[Q:.*]]: tensor<8x16x64xf32>, %[[K:.*]]: tensor<8x256x64xf32>, %[[V:.*]]: tensor
-CHECK: flow.dispatch {{.*}}%[[Q]], %[[K]], %[[V]], %[[K]], %[[Q]], %[[Q]])
+CHECK: flow.dispatch {{.*}}%[[Q]], %[[K]], %[[V]], %[[K]], %[[Q]], %[[Q]], %[[Q]])
 """,
     )
 
@@ -186,12 +186,75 @@ CHECK-DAG: hal.executable private @fa_combine_f32_avx512 {
 CHECK: util.func public @main(%[[Q:[a-z0-9]*]]:
 CHECK: %[[P:.*]]:2 = flow.dispatch @fa_partial_f32_avx512::
 CHECK-SAME: -> (tensor<4x1x1x1x32xf32>, tensor<4x1x1x1x2xf32>)
-CHECK: %[[O:.*]] = flow.dispatch @fa_combine_f32_avx512::{{.*}}, %[[P]]#0, %[[P]]#1, %[[Q]])
+CHECK: %[[O:.*]] = flow.dispatch @fa_combine_f32_avx512::{{.*}}, %[[P]]#0, %[[P]]#1, %[[Q]], %[[P]]#0)
 CHECK-SAME: -> tensor<1x1x32xf32>
 CHECK: util.return %[[O]]
 """,
     )
     assert word(module, "SPLITS") == 4
+
+
+def with_lse(module: ir.Module):
+    """The filled tensor stands for the LSE."""
+
+    def change(site) -> None:
+        for op in site.anchor.block.operations:
+            if op.operation.name == "linalg.fill":
+                strides = tuple(Extent(n) for n in (0, int(site.q_len), 1, 0))
+                site.lse, site.lse_empty = View(op.operation.results[0], "f32", strides), "nan"
+
+    return change
+
+
+def test_lse_is_written_in_place(bench) -> None:
+    module = bench.attention(lse="8x128xf32")
+    report = bench.substitute(module, with_lse(module))
+    assert report.sites[0].description["lse"] is True
+    assert word(module, "FLAGS") == FLAG["LSE"] | FLAG["LSE_NAN"]
+    bench.check(
+        module,
+        """
+CHECK: "ReadOnly|Indirect">, #hal.pipeline.binding<storage_buffer, Indirect>, #hal.pipeline.binding<storage_buffer, Indirect>]
+CHECK: hal.executable private @fa_forward_f32_avx512_lse {
+CHECK: util.func public @main(%[[Q:.*]]: tensor<8x128x64xf32>, %[[K:.*]]: tensor<8x256x64xf32>, %[[V:.*]]: tensor<8x256x32xf32>)
+CHECK: %[[EMPTY:.*]] = tensor.empty() : tensor<8x128xf32>
+CHECK: %[[O:.*]]:2 = flow.dispatch @fa_forward_f32_avx512_lse::{{.*}}, %[[Q]], %[[K]], %[[V]], %[[Q]], %[[Q]], %[[Q]], %[[EMPTY]])
+CHECK-SAME: -> (tensor<8x128x32xf32>, %[[EMPTY]])
+CHECK-NOT: linalg.fill
+CHECK: util.return %[[O]]#0, %[[O]]#1
+""",
+    )
+
+
+def test_lse_of_split_keys(bench) -> None:
+    shapes = ("1x1x64xf32", "1x1024x64xf32", "1x1024x32xf32", "1x1x32xf32")
+    module = bench.attention(*shapes, lse="1x1x1xf32")
+    bench.substitute(module, with_lse(module))
+    bench.check(
+        module,
+        """
+CHECK: %[[EMPTY:.*]] = tensor.empty() : tensor<1x1x1xf32>
+CHECK: %[[P:.*]]:2 = flow.dispatch @fa_partial_f32_avx512::
+CHECK: %[[O:.*]]:2 = flow.dispatch @fa_combine_f32_avx512_lse::{{.*}}, %[[P]]#0, %[[P]]#1, %{{.*}}, %[[EMPTY]])
+CHECK: util.return %[[O]]#0, %[[O]]#1
+""",
+    )
+
+
+def test_lse_that_no_kernel_writes(bench) -> None:
+    """The site is served without it, and the trail says why."""
+    text = str(bench.attention(lse="8x128xf32", features=""))
+    text = text.replace(
+        '"llvm-cpu", "embedded-elf-x86_64", {cpu_features = ""}',
+        '"vulkan-spirv", "vulkan-spirv-fb", {}',
+    ).replace('"local"', '"vulkan"')
+    module = bench.parse(text)
+    report = bench.substitute(module, with_lse(module))
+    (site,) = report.sites
+    assert site.matched
+    assert site.description["lse"] is False
+    assert site.trail[0].startswith("LSE is left to stock code: no kernel serves it: ")
+    assert "linalg.fill" in str(module)
 
 
 def test_sites_share_an_executable(bench) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -14,18 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from iree_flashattn.bench import running
 from support.accuracy import TINY, largest_error
-
-F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
-ELEMENT = {F32: "f32", F16: "f16", BF16: "bf16"}
-
-
-class Function(torch.nn.Module):
-    def __init__(self, function: Callable) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *arguments):
-        return self.function(*arguments)
+from support.torch_models import BF16, ELEMENT, F16, F32, Function, qkv, tensors, to_array
 
 
 @dataclass
@@ -39,13 +27,6 @@ class Case:
     mask: str = "none"
     kernel: str = "fa_forward"
     expect: dict = field(default_factory=dict)  # fields of the report's site
-
-
-def qkv(*shape: int, dv: int | None = None, keys: int | None = None, kv_heads: int | None = None):
-    """Shapes of Q, K and V, [batch, heads, rows, dim]."""
-    b, h, s, d = shape
-    g, k = kv_heads or h, keys or s
-    return [(b, h, s, d), (b, g, k, d), (b, g, k, dv or d)]
 
 
 def mha(**options) -> torch.nn.Module:
@@ -105,10 +86,6 @@ CASES = [
 ]  # fmt: skip
 
 
-def tensors(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[torch.Tensor]:
-    return [torch.randn(shape).to(dtype) for shape in shapes]
-
-
 def export(case: Case) -> bytes:
     module = case.function
     if not isinstance(module, torch.nn.Module):
@@ -124,12 +101,6 @@ def export(case: Case) -> bytes:
         )}  # fmt: skip
     exported = aot.export(module, args=tuple(arguments), dynamic_shapes=shapes)
     return str(exported.mlir_module).encode()
-
-
-def to_array(tensor: torch.Tensor) -> np.ndarray:
-    if tensor.dtype == BF16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -84,8 +84,10 @@ def build_term(term: Term, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
         return np.broadcast_to(walk(term.node), [number(n, known) for n in term.shape])
 
 
-def evaluate_site(site: AttentionSite, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
-    """O, dense [batch, heads, q_len, dv]; the definition of ``site.py`` in float64."""
+def evaluate_site(
+    site: AttentionSite, known: dict[ir.Value, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """O, P and LSE, dense [batch, heads, q_len, …]; the definition of ``site.py`` in float64."""
     sizes = (site.batch, site.heads, site.kv_heads, site.q_len, site.kv_len, site.dk, site.dv)
     batch, heads, kv_heads, q_len, kv_len, dk, dv = (number(n, known) for n in sizes)
     assert all(number(a, known) == number(b, known) for a, b in site.equal)
@@ -114,6 +116,9 @@ def evaluate_site(site: AttentionSite, known: dict[ir.Value, np.ndarray]) -> np.
     if site.bias_after_fill:
         scores = overflowing(scores + bias)
     with np.errstate(all="ignore"):
+        top = scores.max(axis=3)
+        lse = top + np.log(np.exp(scores - top[..., None]).sum(axis=3))
+        lse = np.where(top == -np.inf, -np.inf if site.lse_empty == "inf" else np.nan, lse)
         if site.sinks is not None:
             sink = _strided(site.sinks, (1, heads, 1, 1), known)
             scores = np.concatenate([scores, np.broadcast_to(sink, (*scores.shape[:3], 1))], 3)
@@ -122,7 +127,7 @@ def evaluate_site(site: AttentionSite, known: dict[ir.Value, np.ndarray]) -> np.
         p = e / e.sum(axis=3, keepdims=True)
         if site.empty_row == "zero":
             p = np.where(top == -np.inf, 0.0, p)
-        return p[..., :kv_len] @ v, p[..., :kv_len]  # type: ignore[return-value]
+        return p[..., :kv_len] @ v, p[..., :kv_len], lse
 
 
 def scatter(view: View, dense: np.ndarray, shape: tuple[int, ...], known: dict) -> np.ndarray:

@@ -58,12 +58,18 @@ def _may_refuse(refusal: Refusal) -> bool:
 
 def compare(site, known: dict) -> str:
     """What is wrong with a site; the empty string if it means what the program computes."""
-    output, weights = evaluate_site(site, known)
+    output, weights, lse = evaluate_site(site, known)
     problem = _difference("O", scatter(site.out, output, known[site.out.value].shape, known),
                           known[site.out.value])  # fmt: skip
     if site.weights is not None and not problem:
         wanted = known[site.weights.value]
         problem = _difference("P", scatter(site.weights, weights, wanted.shape, known), wanted)
+    if site.lse is not None and not problem:
+        wanted = known[site.lse.value]
+        got = scatter(site.lse, lse[..., None], wanted.shape, known)
+        problem = _difference("LSE", got, wanted)
+        if (np.isnan(got) != np.isnan(wanted)).any():
+            problem = "LSE: NaN in other places"
     return problem
 
 
@@ -73,7 +79,7 @@ def _difference(name: str, got: np.ndarray, wanted: np.ndarray) -> str:
     finite = np.isfinite(wanted)
     if not finite.any():
         return ""
-    error = np.abs(got - wanted)[finite].max() / max(1.0, np.abs(wanted[finite]).max())
+    error = np.abs(got[finite] - wanted[finite]).max() / max(1.0, np.abs(wanted[finite]).max())
     return "" if error < 1e-5 else f"{name}: error {error:.2g}"
 
 

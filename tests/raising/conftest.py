@@ -43,6 +43,24 @@ class Attention:
     def values(self, p: Val) -> Val:
         return self.net.batch_matmul(p, self.v)
 
+    def lse(self, s: Val, guarded: bool = False) -> Val:
+        """max + log(sum(exp(s - max))); ``guarded``: with 0 in place of an infinite maximum."""
+        net = self.net
+        top = net.reduce(s, 2, "maximumf", False, -np.inf, index=False)
+        if guarded:
+            infinity, zero = net.scalar(np.inf), net.scalar(0.0)
+            body = [
+                "%a = math.absf %b0 : f32",
+                f"%c = arith.cmpf oeq, %a, {infinity} : f32",
+                f"%r = arith.select %c, {zero}, %b0 : f32",
+            ]
+            top = net.elementwise(
+                [(top, [0, 1])], top.shape, body, "%r", lambda a: np.where(np.isinf(a), 0.0, a)
+            )
+        e = net.unary(net.binary(s, top, [0, 1], "subf"), "math.exp", np.exp)
+        total = net.reduce(e, 2, "addf", False, 0.0, index=False)
+        return net.binary(net.unary(total, "math.log", np.log), top, [0, 1], "addf")
+
     def raised(self, *results: Val) -> list[AttentionSite | Refusal]:
         """Raises the program and checks that each site means what the program computes."""
         text = "module {\n" + self.net.function(list(results)) + "}\n"

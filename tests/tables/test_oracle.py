@@ -66,7 +66,20 @@ def test_empty_rows():
 @pytest.mark.parametrize(("q_len", "kv_len"), [(0, 3), (3, 0)])
 def test_zero_lengths(q_len, kv_len):
     q, k = np.ones((1, 2, q_len, 4)), np.ones((1, 2, kv_len, 4))
-    out, weights = oracle.attention(q, k, k, scale=1.0)
+    out, weights, lse = oracle.attention(q, k, k, scale=1.0)
     assert out.shape == (1, 2, q_len, 4)
     assert weights.shape == (1, 2, q_len, kv_len)
     assert not out.any()
+    assert (lse == -np.inf).all()
+
+
+def test_lse():
+    q, k = random(1, 2, 3, 4), random(1, 2, 5, 4)
+    excluded = np.zeros((1, 1, 3, 5), bool)
+    excluded[..., 1, :] = True
+    options = {"scale": 0.7, "excluded": excluded, "sinks": np.ones(2)}
+    lse = oracle.attention(q, k, k, **options).lse
+    expected = np.log(np.exp(0.7 * q @ k.swapaxes(-1, -2)).sum(-1))
+    np.testing.assert_allclose(lse[:, :, [0, 2]], expected[:, :, [0, 2]])
+    assert (lse[:, :, 1] == -np.inf).all()
+    assert np.isnan(oracle.attention(q, k, k, **options, lse_nan=True).lse[:, :, 1]).all()

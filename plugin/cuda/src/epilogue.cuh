@@ -12,16 +12,28 @@ FA_DEVICE float inverse_sum(float sum, bool empty_row_nan) {
   return empty_row_nan ? bits_to_float(0x7fc00000u) : 0.0f;
 }
 
-// Row sums completed over their lanes, with the sinks; the result multiplies O.
-FA_DEVICE void finish_rows(const Words& w, const float* sinks, const LaneRows& rows, float scale,
-                           RowState& state, float (&factor)[2]) {
+// The LSE of one row, if the site wants it, from its maximum in log2 units and its sum without sink.
+FA_DEVICE void store_lse(const Words& w, void* lse, int64_t row, float max, float sum) {
+  if (!w.flag(FA_FLAG_LSE)) return;
+  float value = (max + log2_accurate(sum)) * (1.0f / kLog2e);
+  if (sum == 0.0f)
+    value = w.flag(FA_FLAG_LSE_NAN) && w.kv_len() > 0 ? bits_to_float(0x7fc00000u) : -kInf;
+  static_cast<float*>(lse)[row] = value;
+}
+
+// Row sums completed over their lanes, with the sinks; the result multiplies O. Writes the LSE.
+FA_DEVICE void finish_rows(const Words& w, const float* sinks, void* lse, int batch, int lane,
+                           const LaneRows& rows, float scale, RowState& state,
+                           float (&factor)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float sum = quad_sum(state.sum[r]);
     float correction = 1.0f;
-    if (w.flag(FA_FLAG_SINKS) && rows.query[r] < w.q_len()) {
+    if (rows.query[r] < w.q_len()) {
       float m = state.max[r] == -kInf ? -kInf : multiply_rounded(state.max[r], scale);
-      add_sink(m, sum, correction, sinks[rows.head[r]]);
+      const int64_t head = int64_t(batch) * w.heads() + rows.head[r];
+      if (lane % 4 == 0) store_lse(w, lse, head * w.q_len() + rows.query[r], m, sum);
+      if (w.flag(FA_FLAG_SINKS)) add_sink(m, sum, correction, sinks[rows.head[r]]);
     }
     const bool nan = w.flag(FA_FLAG_EMPTY_ROW_NAN) && w.kv_len() > 0;
     factor[r] = inverse_sum(sum, nan) * correction;

@@ -30,17 +30,17 @@ FA_NAME(const void* q, const void* k, const void* v, const void* mask, const voi
 #elif FA_WEIGHTS
 FA_KERNEL(Config::kThreads, 1)
 FA_NAME(const void* q, const void* k, const void* v, const void* mask, const void* bias,
-        const void* sinks, void* out, void* weights, FA_WORD_PARAMETERS) {
+        const void* sinks, void* lse, void* out, void* weights, FA_WORD_PARAMETERS) {
   if (fa::nothing_to_do()) return;
   const fa::Words words = FA_WORD_VALUES;
-  fa::forward_block<Config>(words, q, k, v, mask, bias, sinks, out, weights);
+  fa::forward_block<Config>(words, q, k, v, mask, bias, sinks, lse, out, weights);
 }
 #else
 FA_KERNEL(Config::kThreads, 1)
 FA_NAME(const void* q, const void* k, const void* v, const void* mask, const void* bias,
-        const void* sinks, void* out, FA_WORD_PARAMETERS) {
+        const void* sinks, void* lse, void* out, FA_WORD_PARAMETERS) {
   if (fa::nothing_to_do()) return;
   const fa::Words words = FA_WORD_VALUES;
-  fa::forward_block<Config>(words, q, k, v, mask, bias, sinks, out);
+  fa::forward_block<Config>(words, q, k, v, mask, bias, sinks, lse, out);
 }
 #endif

@@ -8,8 +8,8 @@ namespace fa {
 // Role "forward": a q tile of one head, written to O, and P where the row has it.
 template <class C>
 FA_DEVICE void forward_block(const Words& w, const void* q, const void* k, const void* v,
-                             const void* mask, const void* bias, const void* sinks, void* out,
-                             void* weights = nullptr) {
+                             const void* mask, const void* bias, const void* sinks, void* lse,
+                             void* out, void* weights = nullptr) {
   using E = typename C::E;
   const int thread = thread_index(), lane = thread % 32, warp = warp_uniform(thread / 32);
   const int q_blocks = (w.q_len() + C::kQTile - 1) / C::kQTile;
@@ -45,8 +45,8 @@ FA_DEVICE void forward_block(const Words& w, const void* q, const void* k, const
   for (int m = 0; m < C::kRowTiles; ++m) {
     const int tile_row = warp_row + 16 * m;
     float factor[2];
-    finish_rows(w, static_cast<const float*>(sinks), rows[m], scale.softmax, result.state[m],
-                factor);
+    finish_rows(w, static_cast<const float*>(sinks), lse, place.batch, lane, rows[m],
+                scale.softmax, result.state[m], factor);
     store_rows<E, C::kQTile, C::kDv>(result.o[m], factor, stage, tile_row, view.columns,
                                      view.column_stride, view.vector, lane, [&](int r) -> E* {
                                        const int at = first_row + tile_row + r;

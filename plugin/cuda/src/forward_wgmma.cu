@@ -14,8 +14,8 @@ static_assert(Config::kQTile == FA_Q_TILE, "q_tile of the kernel table");
 
 FA_KERNEL(Config::kThreads, 1)
 FA_NAME(const void* q, const void* k, const void* v, const void* mask, const void* bias,
-        const void* sinks, void* out, FA_WORD_PARAMETERS) {
+        const void* sinks, void* lse, void* out, FA_WORD_PARAMETERS) {
   if (fa::nothing_to_do()) return;
   const fa::Words words = FA_WORD_VALUES;
-  fa::forward_block<Config>(words, q, k, v, mask, bias, sinks, out);
+  fa::forward_block<Config>(words, q, k, v, mask, bias, sinks, lse, out);
 }

@@ -264,7 +264,8 @@ FA_DEVICE bool engine_takes(const HeadView<const E>& view) {
 // Role "forward".
 template <class C>
 FA_DEVICE void forward_block(const Words& w, const void* q, const void* k, const void* v,
-                             const void* mask, const void* bias, const void* sinks, void* out) {
+                             const void* mask, const void* bias, const void* sinks, void* lse,
+                             void* out) {
   using E = typename C::E;
   const int thread = thread_index() % 128, role = warp_uniform(thread_index() / 128);
   const int q_blocks = (w.q_len() + C::kQTile - 1) / C::kQTile;
@@ -326,7 +327,8 @@ FA_DEVICE void forward_block(const Words& w, const void* q, const void* k, const
     consume<C>(w, shared, block, general, rows, scale, group, lane, o, state);
 
     float factor[2];
-    finish_rows(w, static_cast<const float*>(sinks), rows, scale.softmax, state, factor);
+    finish_rows(w, static_cast<const float*>(sinks), lse, place.batch, lane, rows, scale.softmax,
+                state, factor);
     const HeadView<E> view = o_view<E>(w, out, place.batch, place.head);
     named_sync(kGroupBarrier + group, 128);  // Q's tile becomes the stage of O
     store_rows<E, 64, C::kDv>(o, factor, shared.q(group), warp * 16, view.columns,

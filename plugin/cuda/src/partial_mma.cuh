@@ -138,7 +138,7 @@ constexpr int kCombineThreads = 128;
 // Role "combine": one block a row of O.
 template <class E>
 FA_DEVICE void combine_block(const Words& w, const float* partial_o, const float* partial_ml,
-                             const float* sinks, void* out) {
+                             const float* sinks, void* lse, void* out) {
   const int splits = w[FA_WORD_SPLITS], dv = w.dv();
   const int64_t row = block_index(), rows = block_count();
   const int query = row % w.q_len(), head = row / w.q_len() % w.heads();
@@ -154,6 +154,7 @@ FA_DEVICE void combine_block(const Words& w, const float* partial_o, const float
     sum += ml[1] * exp2_fast(ml[0] - base);
   }
   float correction = 1.0f;
+  if (thread_index() == 0) store_lse(w, lse, row, m, sum);
   if (w.flag(FA_FLAG_SINKS)) add_sink(m, sum, correction, sinks[head]);
   const bool nan = w.flag(FA_FLAG_EMPTY_ROW_NAN) && w.kv_len() > 0;
   const float factor = inverse_sum(sum, nan) * correction;

@@ -69,6 +69,7 @@ def demands(site: AttentionSite) -> frozenset[str]:
         "softcap": site.softcap is not None,
         "sinks": site.sinks is not None,
         "weights": site.weights is not None,
+        "lse": site.lse is not None,
         "gqa": site.heads != site.kv_heads,
         "dk_ne_dv": site.dk != site.dv,
         "dynamic": site.dynamic or not _all_static(site),

@@ -29,7 +29,7 @@ def stock_wins(site: AttentionSite, target: Target, choice: Choice) -> str | Non
     """
     if target.backend != "cpu" or int(site.dk) > STOCK_HEAD_DIM:
         return None
-    if site.mask or site.bias or site.sinks or site.weights or site.softcap is not None:
+    if site.mask or site.bias or site.sinks or site.weights or site.lse or site.softcap is not None:
         return None
     if not site.band.open:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iree.compiler import ir
 
-_PURE_DIALECTS = ("arith", "math", "tensor", "linalg", "iree_linalg_ext", "affine", "complex")
+from ..raising.index import PURE_DIALECTS
 
 
 def erase_dead(module: ir.Module, values: list[ir.Value]) -> None:
@@ -37,7 +37,7 @@ def _makers(module: ir.Module) -> dict[ir.Value, ir.Operation]:
 
 
 def _is_dead(op: ir.Operation) -> bool:
-    if op.name.partition(".")[0] not in _PURE_DIALECTS:
+    if op.name.partition(".")[0] not in PURE_DIALECTS:
         return False
     return all(next(iter(result.uses), None) is None for result in op.results)
 

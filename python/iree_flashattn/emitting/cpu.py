@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 ONE_VARIANT = True
 
 # Kernel parameters that are bindings, by role, in the order of the C signature
-# (q, k, v, mask, bias, sinks, o, weights); None repeats the first binding, unread.
+# (q, k, v, mask, bias, sinks, o, weights, lse); None repeats the first binding, unread.
 _PARAMETERS: dict[str, tuple[str | None, ...]] = {
-    "forward": ("Q", "K", "V", "MASK", "BIAS", "SINKS", "O", "WEIGHTS"),
-    "partial": ("Q", "K", "V", "MASK", "BIAS", "SINKS", "PARTIAL_O", "PARTIAL_ML"),
+    "forward": ("Q", "K", "V", "MASK", "BIAS", "SINKS", "O", "WEIGHTS", "LSE"),
+    "partial": ("Q", "K", "V", "MASK", "BIAS", "SINKS", "PARTIAL_O", "PARTIAL_ML", None),
     "combine": (
         "COMBINE_O",
         "COMBINE_ML",
@@ -35,6 +35,7 @@ _PARAMETERS: dict[str, tuple[str | None, ...]] = {
         "COMBINE_SINKS",
         "COMBINE_OUT",
         None,
+        "COMBINE_LSE",
     ),
 }
 

@@ -37,7 +37,7 @@ X86_64_BITS = {
     "avx512fp16": 32,
 }
 
-_POINTERS = 8  # of the C signature: q, k, v, mask, bias, sinks, o, weights
+_POINTERS = 9  # of the C signature: q, k, v, mask, bias, sinks, o, weights, lse
 _PARAMETERS = ", ".join(["!llvm.ptr"] * (_POINTERS + 1) + ["i32"] * 3 + ["!llvm.ptr"])
 
 
@@ -52,7 +52,7 @@ def dispatch_function(
 
     ``rows`` run from best to worst; each one is asked for its features, less those that the target
     has ``promised``, and the last one asks for none. ``bindings`` are the binding numbers for the
-    kernel's eight pointers. ``imported`` kernels come from the runtime's executable plugin.
+    kernel's nine pointers. ``imported`` kernels come from the runtime's executable plugin.
     """
     lines = [*_arguments(bindings), *_processor(rows)]
     for number, row in enumerate(rows):

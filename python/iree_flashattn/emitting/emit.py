@@ -36,7 +36,7 @@ class Result:
 def emit(
     site: AttentionSite, choices: list[tuple[Target, Choice]], added: Executables
 ) -> list[tuple[ir.Value, ir.Value]]:
-    """Replaces the site's value (and weights) by those of a dispatch of the chosen kernels.
+    """Replaces the site's value (weights, LSE) by those of a dispatch of the chosen kernels.
 
     Returns the pairs (old, new): sites that are emitted later may still read the old ones.
     ``choices`` holds one choice for each target the site may run on; all have the same split.
@@ -46,6 +46,7 @@ def emit(
     results = [_result_like(site.out.value, build)]
     if site.weights is not None:
         results.append(_result_like(site.weights.value, build))
+    lse = None if site.lse is None else _f32(_result_like(site.lse.value, build))
     try:
         site = resolve(site, build, added.terms)
     except ValueError as error:
@@ -66,21 +67,25 @@ def emit(
     assert len(workload) == len(WORKLOAD)
 
     operands = _operands(site)
+    buffer = None if lse is None else _empty(lse, build)
+    wanted = (site.weights is not None, lse is not None)
     if merge:
         entry = added.entry_points(forward)
         partial = _dispatch(
             entry, workload, constants, operands, _partials(site, splits, build), site, build
         )
-        merged = [*partial, operands[-1]]
-        entry = added.entry_points(merge)
-        values = _dispatch(entry, workload, constants, merged, results, site, build)
+        operands = [*partial, operands[-1], buffer or partial[0]]
+        entry = added.entry_points(merge, *wanted)
     else:
-        entry = added.entry_points(forward, site.weights is not None)
-        values = _dispatch(entry, workload, constants, operands, results, site, build)
+        operands.append(buffer or site.q.value)
+        entry = added.entry_points(forward, *wanted)
+    values = _dispatch(entry, workload, constants, operands, results, site, build, in_place=lse)
 
-    replaced = [(site.out.value, _like(values[0], site.out.value.type, build))]
-    if site.weights is not None:
-        replaced.append((site.weights.value, _like(values[1], site.weights.value.type, build)))
+    views = (site.out, site.weights, site.lse)
+    old_values = [view.value for view in views if view is not None]
+    replaced = [
+        (old, _like(new, old.type, build)) for old, new in zip(old_values, values, strict=True)
+    ]
     for old, new in replaced:
         old.replace_all_uses_with(new)
     return replaced
@@ -114,18 +119,27 @@ def _dispatch(
     results: list[Result],
     site: AttentionSite,
     build: Builder,
+    in_place: Result | None = None,
 ) -> list[ir.Value]:
+    """The values of ``results`` and, behind them, what the last tensor becomes if ``in_place``."""
     argument_dims = []
     for value in tensors:
         kind = ir.RankedTensorType(value.type)
         axes = range(kind.rank)
         argument_dims += [build.dim(value, axis) for axis in axes if kind.is_dynamic_dim(axis)]
+    ties = [-1] * len(results)
+    if in_place is not None:
+        results = [*results, in_place]
+        ties.append(len(constants) + len(tensors) - 1)
     result_dims = [size for result in results for size in result.sizes]
     groups = [workload, [*constants, *tensors], argument_dims, result_dims]
     attributes = {
         "entry_points": entry_points,
         "operandSegmentSizes": ir.DenseI32ArrayAttr.get([len(g) for g in groups], build.context),
     }
+    if in_place is not None:
+        index = ir.IndexType.get(build.context)
+        attributes["tied_operands"] = ir.ArrayAttr.get([ir.IntegerAttr.get(index, t) for t in ties])
     affinity = affinity_of(site.anchor)
     if affinity is not None:
         attributes["stream.affinity"] = affinity
@@ -142,6 +156,21 @@ def _dispatch(
 
 def _result_like(value: ir.Value, build: Builder) -> Result:
     return Result(value.type, dynamic_sizes(value, build))
+
+
+def _f32(result: Result) -> Result:
+    return _with_element(result, "f32")
+
+
+def _empty(result: Result, build: Builder) -> ir.Value:
+    operation = ir.Operation.create(
+        "tensor.empty",
+        results=[result.type],
+        operands=result.sizes,
+        loc=build.location,
+        ip=build.point,
+    )
+    return operation.results[0]
 
 
 def _with_element(result: Result, element: str) -> Result:

@@ -60,23 +60,26 @@ class Executables:
         self._taken: set[str] | None = None
         self.terms: dict[tuple, ir.Value] = {}  # tensors built for sites, by what they are
 
-    def entry_points(self, kernels: list[Placed], with_weights: bool = False) -> ir.ArrayAttr:
+    def entry_points(
+        self, kernels: list[Placed], with_weights: bool = False, with_lse: bool = False
+    ) -> ir.ArrayAttr:
         """``[@exe::@variant::@export, …]`` for the kernels, best first; adds what is missing."""
         # a site may have narrowed a row's conditions
         rows = tuple((k.row.name, str(k.row.target), k.target.attribute) for k in kernels)
-        key = (rows, with_weights)
+        key = (rows, with_weights, with_lse)
         if key not in self._added:
-            self._added[key] = self._add(kernels, with_weights)
+            self._added[key] = self._add(kernels, with_weights, with_lse)
         return self._added[key]
 
-    def _add(self, kernels: list[Placed], with_weights: bool) -> ir.ArrayAttr:
-        name = self._fresh(kernels[0].row.name + ("_weights" if with_weights else ""))
+    def _add(self, kernels: list[Placed], with_weights: bool, with_lse: bool) -> ir.ArrayAttr:
+        results = ("_weights" if with_weights else "") + ("_lse" if with_lse else "")
+        name = self._fresh(kernels[0].row.name + results)
         variants, references = [], []
         context = self._module.context
         used: set[str] = set()
         for rows, target in _variants(kernels):
             backend = backend_module(target.backend)
-            shape = interface(rows[0].role, with_weights)
+            shape = interface(rows[0].role, with_weights, with_lse)
             symbol = _unused(re.sub(r"\W", "_", target.format), used)
             variants.append(backend.variant(rows, target, shape, symbol, name, self._options))
             path = [name, symbol, backend.export_name(rows[0], name)]

@@ -16,10 +16,11 @@ WORKLOAD = ("q_len", "heads", "kv_heads", "batch", "splits")
 
 @dataclass(frozen=True)
 class Interface:
-    """``inputs`` read-only bindings, then ``outputs`` written ones."""
+    """``inputs`` bindings, of which ``in_place`` is written, then ``outputs`` written ones."""
 
     inputs: int
     outputs: int
+    in_place: int | None = None
 
     @property
     def bindings(self) -> int:
@@ -28,22 +29,25 @@ class Interface:
     @property
     def layout(self) -> str:
         """The ``#hal.pipeline.layout`` of the export."""
-        read = ['#hal.pipeline.binding<storage_buffer, "ReadOnly|Indirect">'] * self.inputs
-        write = ["#hal.pipeline.binding<storage_buffer, Indirect>"] * self.outputs
-        bindings = ", ".join(read + write)
+        read = '#hal.pipeline.binding<storage_buffer, "ReadOnly|Indirect">'
+        write = "#hal.pipeline.binding<storage_buffer, Indirect>"
+        inputs = [write if i == self.in_place else read for i in range(self.inputs)]
+        bindings = ", ".join(inputs + [write] * self.outputs)
         return (
             f"#hal.pipeline.layout<constants = {WORD_COUNT}, bindings = [{bindings}],"
             " flags = Indirect>"
         )
 
 
-def interface(role: str, with_weights: bool) -> Interface:
+def interface(role: str, with_weights: bool, with_lse: bool) -> Interface:
     if role == "forward":
-        return Interface(BINDING["O"], 2 if with_weights else 1)
+        lse = BINDING["LSE"] if with_lse else None
+        return Interface(BINDING["O"], 2 if with_weights else 1, lse)
     if role == "partial":
         return Interface(BINDING["PARTIAL_O"], 2)
     if role == "combine":
-        return Interface(BINDING["COMBINE_OUT"], 1)
+        lse = BINDING["COMBINE_LSE"] if with_lse else None
+        return Interface(BINDING["COMBINE_OUT"], 1, lse)
     raise ValueError(f"role {role!r} is not forward, partial or combine")
 
 

@@ -29,6 +29,8 @@ def flags(site: AttentionSite) -> int:
         "V_TRANSPOSED": is_transposed(site.v, site.kv_len, site.dv) is True,
         "O_TRANSPOSED": is_transposed(site.out, site.q_len, site.dv) is True,
         "WEIGHTS": site.weights is not None,
+        "LSE": site.lse is not None,
+        "LSE_NAN": site.lse is not None and site.lse_empty == "nan",
     }
     for name, view in (("MASK", site.mask), ("BIAS", site.bias)):
         if view is not None:

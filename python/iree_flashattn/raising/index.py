@@ -17,6 +17,9 @@ _STARTS = frozenset(
     """math.exp math.exp2 math.powf linalg.softmax iree_linalg_ext.attention
     iree_linalg_ext.online_attention""".split()
 )
+_LOGS = frozenset(("math.log", "math.log2", "linalg.log"))
+# Ops of these dialects may be erased when nobody reads them.
+PURE_DIALECTS = ("arith", "math", "tensor", "linalg", "iree_linalg_ext", "affine", "complex")
 
 
 def _is_exponential(op: ir.Operation) -> bool:
@@ -32,6 +35,7 @@ class Index:
         self._bodies: dict[ir.Operation, list[ir.Operation]] = {}
         self.globals: dict[str, ir.Operation] = {}
         self.starts: list[ir.Operation] = []  # ops with an exponential or a softmax
+        self.logs: list[ir.Operation] = []  # ops with a logarithm
         self.reshapes: list[ir.Operation] = []
         self.asserts: list[ir.Operation] = []
         self._open: list[list] = []
@@ -46,6 +50,8 @@ class Index:
                 self._open.pop()
             elif name in _STARTS and body[0] not in self.starts[-1:]:
                 self.starts.append(self._open[0][0])
+            elif name in _LOGS and body[0] not in self.logs[-1:]:
+                self.logs.append(self._open[0][0])
         elif name == "util.global":
             self.globals[op.attributes["sym_name"].value] = op
             return ir.WalkResult.SKIP
@@ -53,6 +59,8 @@ class Index:
             return ir.WalkResult.SKIP
         elif name in _STARTS or (name == "linalg.elementwise" and _is_exponential(op)):
             self.starts.append(op)
+        elif name in _LOGS:
+            self.logs.append(op)
         elif name == "tensor.reshape":
             self.reshapes.append(op)
         elif name == "cf.assert":
@@ -78,7 +86,11 @@ class Index:
 
     def users(self, value: ir.Value) -> list[ir.Operation]:
         """The ops that read the value, but for those that only ask its size."""
-        return [op for op in self._readers.get(value, ()) if op.name != "tensor.dim"]
+        return [op for op in self.readers(value) if op.name != "tensor.dim"]
+
+    def readers(self, value: ir.Value) -> list[ir.Operation]:
+        """All ops that read the value."""
+        return self._readers.get(value, [])
 
     def body(self, op: ir.Operation) -> list[ir.Operation]:
         """The operations of the op's region, in order."""

@@ -11,6 +11,7 @@ from .assemble import Attempt, assemble
 from .axes import Lin
 from .expr import Load
 from .index import Index
+from .lse import find_lse
 from .product import Product, read_product
 from .reader import Reader
 from .refuse import Refuse
@@ -117,6 +118,7 @@ def _read(target: ir.Value, shared: Shared) -> Attempt:
     attempt = assemble(reader, product, fresh, roots)
     attempt.site.equal = [(Extent.of(a), Extent.of(b)) for a, b in dict.fromkeys(reader.equal)]
     place(reader, product, target, attempt)
+    find_lse(reader, product, target, attempt)
     return attempt
 
 

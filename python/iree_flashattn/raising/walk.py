@@ -11,6 +11,8 @@ _MOVES = frozenset(
     """tensor.expand_shape tensor.collapse_shape tensor.reshape tensor.cast linalg.transpose
     linalg.broadcast tensor.extract_slice arith.truncf arith.extf""".split()
 )
+
+
 def candidate_products(start: ir.Operation, shared: Shared, seen: set) -> list[ir.Value]:
     """Contractions that read what the exponentials became, through ops without reductions."""
     if start.name.startswith("iree_linalg_ext."):
@@ -39,6 +41,29 @@ def candidate_products(start: ir.Operation, shared: Shared, seen: set) -> list[i
         if not front:
             break
     return found
+
+
+def elementwise_results(start: ir.Operation, shared: Shared) -> list[ir.Value]:
+    """What the op and elementwise or moving ops behind it compute, nearest first."""
+    found: list[ir.Value] = []
+    front: list[ir.Operation] = [start]
+    seen = {start}
+    for _ in range(8):
+        results = [result for op in front for result in op.results]
+        found += results
+        front = []
+        for op in (user for value in results for user in shared.index.users(value)):
+            if op not in seen and op.block == start.block and _is_elementwise(op, shared):
+                seen.add(op)
+                front.append(op)
+    return found
+
+
+def _is_elementwise(op: ir.Operation, shared: Shared) -> bool:
+    if not op.name.startswith("linalg."):
+        return op.name in _MOVES or op.name.startswith(("arith.", "math."))
+    info = shared.linalg(op)
+    return info is not None and not info.reduced
 
 
 def forward_chain(value: ir.Value, shared: Shared) -> list[ir.Value]:
@@ -70,7 +95,7 @@ def forward_chain(value: ir.Value, shared: Shared) -> list[ir.Value]:
 
 
 def _body_kind(info: LinalgOp, value: ir.Value, shared: Shared) -> str | None:
-    """"move" for a copy or cast of the value, "divide" for a quotient or product with it."""
+    """What the body is: "move" (a copy or cast of the value), "divide" (or product with it)."""
     if info.kind is not None:
         return "move" if info.kind == "copy" else "divide"
     if info.ins.count(value) != 1:

@@ -37,8 +37,8 @@ def serves(kernel: catalog.Kernel, problem: Problem) -> bool:
     return kernel.role == "forward" or not problem.weights
 
 
-def torch_result(made: Operands) -> tuple[np.ndarray, np.ndarray]:
-    """(O, P) by PyTorch on the same operands: f32 arithmetic and results of the element type,
+def torch_result(made: Operands) -> tuple[np.ndarray, ...]:
+    """(O, P, LSE) by PyTorch on the same operands: f32 arithmetic and results of the element type,
     which is what its own SDPA does for the 16-bit types."""
     p = made.problem
     q, k, v = (
@@ -63,13 +63,14 @@ def torch_result(made: Operands) -> tuple[np.ndarray, np.ndarray]:
     s = s.masked_fill(out, p.fill)
     if bias is not None and p.bias_after_fill:
         s = s + torch.from_numpy(bias)
+    lse = torch.logsumexp(s, -1).numpy()
     if made.sinks is not None:
         sink = torch.from_numpy(made.sinks).reshape(1, -1, 1, 1).expand(*s.shape[:3], 1)
         weights = torch.softmax(torch.cat([s, sink], -1), -1)[..., :-1]
     else:
         weights = torch.softmax(s, -1)
     rounded = [x.to(TORCH[p.element]).float().numpy() for x in (weights @ v, weights)]
-    return rounded[0], rounded[1]
+    return *rounded, lse
 
 
 def check(made: Operands, kernel_name: str) -> None:
@@ -79,14 +80,20 @@ def check(made: Operands, kernel_name: str) -> None:
     results = {"O": (made.result(), reference.out, theirs[0])}
     if p.weights:
         results["P"] = (made.result_weights(), reference.weights, theirs[1])
+    if p.lse:
+        results["LSE"] = (made.lse, reference.lse, theirs[2])
     for name, (got, exact, other) in results.items():
         np.testing.assert_array_equal(np.isnan(got), np.isnan(exact), err_msg=f"NaNs of {name}")
-        if not got.size:
+        np.testing.assert_array_equal(np.isinf(got), np.isinf(exact), err_msg=f"inf in {name}")
+        finite = np.isfinite(exact)
+        if not finite.any():
             continue
+        element = "f32" if name == "LSE" else p.element
+        got, exact, other = got[finite], exact[finite], other[finite]
         with np.errstate(invalid="ignore"):
-            error = np.nanmax(np.abs(got - exact), initial=0)
+            error = np.max(np.abs(got - exact))
             limit = 2 * np.nanmax(np.abs(other - exact), initial=0)
-            limit += TINY[p.element] * np.nanmax(np.abs(exact), initial=1)
+            limit += TINY[element] * np.max(np.abs(exact), initial=1)
         assert error <= limit, (
             f"{kernel_name} on {p}: error of {name} is {error:.3g}, "
             f"the limit (twice PyTorch's) {limit:.3g}"

@@ -114,7 +114,7 @@ def dispatch(
     if not entry:
         raise KeyError(kernel.name)
     grid = (ctypes.c_uint32 * 3)(*kernel.grid_size(sizes))
-    table = (ctypes.c_void_p * 8)(*pointers)
+    table = (ctypes.c_void_p * 9)(*pointers)
     scratch = scratch or [Scratch.of(kernel.scratch_bytes) for _ in range(workers)]
 
     def work(w: int) -> None:
@@ -155,7 +155,7 @@ def run(
     q, k, v = (x.buffer for x in (made.q, made.k, made.v))
     operands = [_pointer(x) for x in (q, k, v, made.mask, made.bias, made.sinks)]
     if kernel.role == "forward":
-        results = [_pointer(made.o.buffer), _pointer(made.weights)]
+        results = [_pointer(x) for x in (made.o.buffer, made.weights, made.lse)]
         dispatch(kernel, operands + results, words(made), sizes_of(made), workers, scratch)
         return
     p = made.problem
@@ -165,7 +165,7 @@ def run(
         np.full((rows, 2), np.nan, np.float32),
     )
     constants, sizes = words(made, splits), sizes_of(made, splits)
-    pointers = [*operands, _pointer(partial_o), _pointer(ml)]
+    pointers = [*operands, _pointer(partial_o), _pointer(ml), 0]
     dispatch(kernel, pointers, constants, sizes, workers, scratch)
     combine = catalog.find(kernel.combine)
     pointers = [
@@ -177,5 +177,6 @@ def run(
         _pointer(made.sinks),
         _pointer(made.o.buffer),
         0,
+        _pointer(made.lse),
     ]
     dispatch(combine, pointers, constants, sizes, workers, scratch)

@@ -5,7 +5,7 @@
 
 typedef void kernel_t(const void *q, const void *k, const void *v, const void *mask,
                       const void *bias, const float *sinks, void *o, void *weights,
-                      const uint32_t *words, uint32_t x, uint32_t y, uint32_t z, void *scratch);
+                      float *lse, const uint32_t *words, uint32_t x, uint32_t y, uint32_t z, void *scratch);
 
 #define X(name) extern __attribute__((visibility("hidden"))) kernel_t name;
 FA_KERNELS
@@ -31,14 +31,14 @@ __attribute__((visibility("default"))) void *kernel_named(const char *name) {
   return 0;
 }
 
-// Workgroups begin, begin + step, ... of the grid, x fastest; pointers are the 8 bindings in order.
+// Workgroups begin, begin + step, ... of the grid, x fastest; pointers are those of the signature.
 __attribute__((visibility("default"))) void run_workgroups(void *kernel, void *const *p,
                                                            const uint32_t *words,
                                                            const uint32_t *grid, uint64_t begin,
                                                            uint64_t step, void *scratch) {
   uint64_t count = (uint64_t)grid[0] * grid[1] * grid[2];
   for (uint64_t i = begin; i < count; i += step)
-    ((kernel_t *)kernel)(p[0], p[1], p[2], p[3], p[4], (const float *)p[5], p[6], p[7], words,
+    ((kernel_t *)kernel)(p[0], p[1], p[2], p[3], p[4], (const float *)p[5], p[6], p[7], (float *)p[8], words,
                          i % grid[0], i / grid[0] % grid[1], i / grid[0] / grid[1], scratch);
 }
 
@@ -65,26 +65,26 @@ static void transfer(long call, int file, void *data, uint64_t size, int end_of_
   }
 }
 
-// stdin, any number of times: a 64-byte name; 8 sizes, grid (3) and scratch bytes as uint64; 32
-// words; the 8 buffers. stdout, as often: buffers 6 and 7 after the run.
+// stdin, any number of times: a 64-byte name; 9 sizes, grid (3) and scratch bytes as uint64; 32
+// words; the 9 buffers. stdout, as often: buffers 6 to 8 after the run.
 void _start(void) {
   for (;;) {
     char name[64];
-    uint64_t header[12];
+    uint64_t header[13];
     uint32_t words[32];
-    void *p[8];
+    void *p[9];
     transfer(63, 0, name, sizeof name, 0);
     transfer(63, 0, header, sizeof header, 3);
     transfer(63, 0, words, sizeof words, 3);
-    for (int i = 0; i < 8; ++i) transfer(63, 0, p[i] = allocate(header[i]), header[i], 3);
+    for (int i = 0; i < 9; ++i) transfer(63, 0, p[i] = allocate(header[i]), header[i], 3);
     void *kernel = kernel_named(name);
     if (!kernel) stop(4);
-    uint32_t grid[3] = {(uint32_t)header[8], (uint32_t)header[9], (uint32_t)header[10]};
-    void *scratch = allocate(header[11]);
+    uint32_t grid[3] = {(uint32_t)header[9], (uint32_t)header[10], (uint32_t)header[11]};
+    void *scratch = allocate(header[12]);
     run_workgroups(kernel, p, words, grid, 0, 1, scratch);
-    release(scratch, header[11]);
-    for (int i = 6; i < 8; ++i) transfer(64, 1, p[i], header[i], 3);
-    for (int i = 0; i < 8; ++i) release(p[i], header[i]);
+    release(scratch, header[12]);
+    for (int i = 6; i < 9; ++i) transfer(64, 1, p[i], header[i], 3);
+    for (int i = 0; i < 9; ++i) release(p[i], header[i]);
   }
 }
 #endif

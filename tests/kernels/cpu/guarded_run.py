@@ -59,6 +59,7 @@ def main() -> None:
             operand.buffer = protect(operand.buffer, side)
         made.mask, made.bias = protect(made.mask, side), protect(made.bias, side)
         made.sinks, made.weights = protect(made.sinks, side), protect(made.weights, side)
+        made.lse = protect(made.lse, side)
         cpu_native.run(kernel, made)
         reference, got = made.reference().out, made.result()
         np.testing.assert_allclose(got, reference, atol=2e-2 if kernel.element == "bf16" else 4e-3)

@@ -33,7 +33,7 @@ def program(tmp_path_factory):
 
 @dataclass
 class Job:
-    """One dispatch: a kernel, its 8 buffers (the last two are results), constants and sizes."""
+    """One dispatch: a kernel, its 9 buffers (the last three are results), constants and sizes."""
 
     kernel: catalog.Kernel
     buffers: list[np.ndarray | None]
@@ -41,14 +41,14 @@ class Job:
     sizes: dict[str, int]
 
 
-def dispatch(program: Path, jobs: list[Job]) -> list[tuple[bytes, bytes]]:
-    """Like cpu_native.dispatch, in the emulator; the two result buffers of every job."""
+def dispatch(program: Path, jobs: list[Job]) -> list[tuple[bytes, ...]]:
+    """Like cpu_native.dispatch, in the emulator; the result buffers of every job."""
     message, lengths = [], []
     for job in jobs:
         raw = [b"" if b is None else np.ascontiguousarray(b).tobytes() for b in job.buffers]
-        lengths.append((len(raw[6]), len(raw[7])))
+        lengths.append([len(x) for x in raw[6:]])
         grid = job.kernel.grid_size(job.sizes)
-        header = struct.pack("<12Q", *map(len, raw), *grid, job.kernel.scratch_bytes)
+        header = struct.pack("<13Q", *map(len, raw), *grid, job.kernel.scratch_bytes)
         name = job.kernel.name.encode().ljust(64, b"\0")
         message += [name, header, job.constants.tobytes(), *raw]
     done = subprocess.run(
@@ -56,7 +56,7 @@ def dispatch(program: Path, jobs: list[Job]) -> list[tuple[bytes, bytes]]:
     ).stdout
     assert len(done) == sum(map(sum, lengths))
     stream = io.BytesIO(done)
-    return [(stream.read(first), stream.read(second)) for first, second in lengths]
+    return [tuple(stream.read(n) for n in sizes) for sizes in lengths]
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,11 @@ def test_small_problems(program, kernel):
     jobs = []
     for made in cases:
         p = made.problem
-        results = [made.o.buffer, made.weights]
+        results = [made.o.buffer, made.weights, made.lse]
         if kernel.role == "partial":
             rows = splits * p.batch * p.heads * p.q_len
             results = [np.full((rows, n), np.nan, np.float32) for n in (p.dv, 2)]
+            results.append(None)
         inputs = [made.q.buffer, made.k.buffer, made.v.buffer, made.mask, made.bias, made.sinks]
         sizes = cpu_native.sizes_of(made, splits)
         jobs.append(Job(kernel, [*inputs, *results], words(made, splits), sizes))
@@ -82,12 +83,13 @@ def test_small_problems(program, kernel):
         combine = catalog.find(kernel.combine)
         steps = []
         for made, job, result in zip(cases, jobs, results, strict=True):
-            inputs = [*(np.frombuffer(x, np.uint8) for x in result), None, None, None, made.sinks]
-            steps.append(Job(combine, [*inputs, made.o.buffer, None], job.constants, job.sizes))
+            inputs = [*(np.frombuffer(x, np.uint8) for x in result[:2]), None, None, None]
+            buffers = [*inputs, made.sinks, made.o.buffer, None, made.lse]
+            steps.append(Job(combine, buffers, job.constants, job.sizes))
         results = dispatch(program, steps)
-    for made, (o, weights) in zip(cases, results, strict=True):
+    for made, (o, *others) in zip(cases, results, strict=True):
         made.o.buffer[...] = np.frombuffer(o, made.o.buffer.dtype)
-        if made.weights is not None:
-            shape, dtype = made.weights.shape, made.weights.dtype
-            made.weights[...] = np.frombuffer(weights, dtype).reshape(shape)
+        for array, read in zip((made.weights, made.lse), others, strict=True):
+            if array is not None:
+                array[...] = np.frombuffer(read, array.dtype).reshape(array.shape)
         check(made, kernel.name)

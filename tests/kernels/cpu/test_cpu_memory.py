@@ -64,6 +64,6 @@ def test_offsets_beyond_32_bits():
     words = made.words.copy()
     words[WORD["K_STRIDE_B"]] = stride
     pointers = [x.ctypes.data for x in (made.q.buffer, far, made.v.buffer)] + [0, 0, 0]
-    pointers += [made.o.buffer.ctypes.data, 0]
+    pointers += [made.o.buffer.ctypes.data, 0, 0]
     cpu_native.dispatch(kernel, pointers, words, cpu_native.sizes_of(made))
     np.testing.assert_allclose(made.result(), made.reference().out, atol=2e-3)

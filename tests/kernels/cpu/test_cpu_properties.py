@@ -46,6 +46,7 @@ def any_problem(draw: st.DrawFn) -> Problem:
         sinks=draw(st.booleans()),
         empty_row_nan=draw(st.booleans()),
         weights=draw(st.booleans()),
+        lse=draw(st.sampled_from([None, "inf", "nan"])),
         layout=draw(st.sampled_from(["bhsd", "bshd"])),
         transposed="".join(sorted(draw(st.sets(st.sampled_from("qkvo"))))),
         padding=draw(st.sampled_from([0, 0, 3])),

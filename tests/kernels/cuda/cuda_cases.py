@@ -66,12 +66,16 @@ def assert_close(p: Problem, got: np.ndarray, want: np.ndarray, bound: float) ->
 
 
 def compare(made: Operands, got: np.ndarray) -> None:
-    """O, and P where the problem has it, against float64."""
+    """O, and P and LSE where the problem has them, against float64."""
     want = made.reference()
     # P and O are rounded once each; V is N(0, 1), so a row's error stays near epsilon.
     assert_close(made.problem, got, want.out, max(1.0, np.nanmax(np.abs(want.out), initial=0.0)))
     if made.weights is not None:
         assert_close(made.problem, made.result_weights(), want.weights, 1.0)
+    if made.lse is not None:
+        finite = np.isfinite(want.lse)
+        np.testing.assert_array_equal(made.lse[~finite], want.lse[~finite])
+        np.testing.assert_allclose(made.lse[finite], want.lse[finite], rtol=2e-6, atol=4e-6)
 
 
 def cases(rows) -> list:

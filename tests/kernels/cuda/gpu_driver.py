@@ -131,21 +131,24 @@ def run(
     wanted = made.poisoned_results()
     buffers = [Buffer(x) for x in (made.q.buffer, made.k.buffer, made.v.buffer, *optional)]
     results = [Buffer(x) for x in wanted]
+    lse = Buffer(nothing if made.lse is None else made.lse)
     out = [b.pointer for b in results]
     constants, sizes = words(made, splits), sizes_of(p, splits)
     inputs = [b.pointer for b in buffers]
     if combine is None:
-        kernel.launch(sizes, [*inputs, *out], constants)
+        kernel.launch(sizes, [*inputs, lse.pointer, *out], constants)
     else:
         shape = (splits, p.batch, p.heads, p.q_len)
         partial = [Buffer(np.full((*shape, n), np.nan, np.float32)) for n in (p.dv, 2)]
         buffers += partial
         merged = [b.pointer for b in partial]
         kernel.launch(sizes, [*inputs, *merged], constants)
-        combine.launch(sizes, [*merged, inputs[5], *out], constants)
+        combine.launch(sizes, [*merged, inputs[5], lse.pointer, *out], constants)
     call("cuCtxSynchronize")
     for array, buffer in zip(wanted, results, strict=True):
         array[...] = buffer.read()
-    for buffer in (*buffers, *results):
+    if made.lse is not None:
+        made.lse[...] = lse.read()
+    for buffer in (*buffers, *results, lse):
         buffer.free()
     return made.result()

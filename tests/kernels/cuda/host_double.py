@@ -82,22 +82,23 @@ def run(
     splits: int = 1,
     combine: tuple[catalog.Kernel, ctypes.CDLL] | None = None,
 ) -> np.ndarray:
-    """O as f32 [batch, heads, q_len, dv]; O and P are poisoned beforehand."""
+    """O as f32 [batch, heads, q_len, dv]; O and P are poisoned beforehand, LSE is filled."""
     p = made.problem
     results = made.poisoned_results()
     nothing = np.zeros(1, np.uint8)
     inputs = [made.q.buffer, made.k.buffer, made.v.buffer]
-    optional = [nothing if x is None else x for x in (made.mask, made.bias, made.sinks)]
+    given = (made.mask, made.bias, made.sinks, made.lse)
+    *optional, lse = [nothing if x is None else x for x in given]
     sizes = {"batch": p.batch, "heads": p.heads, "kv_heads": p.kv_heads, "q_len": p.q_len,
              "splits": splits}  # fmt: skip
     constants = words(made, splits)
     if row.role == "forward":
-        _launch(library, row, sizes, [*inputs, *optional, *results], constants)
+        _launch(library, row, sizes, [*inputs, *optional, lse, *results], constants)
     else:
         shape = (splits, p.batch, p.heads, p.q_len)
         partial_o = np.full((*shape, p.dv), np.nan, np.float32)
         partial_ml = np.full((*shape, 2), np.nan, np.float32)
         _launch(library, row, sizes, [*inputs, *optional, partial_o, partial_ml], constants)
-        merged = [partial_o, partial_ml, optional[2], *results]
+        merged = [partial_o, partial_ml, optional[2], lse, *results]
         _launch(combine[1], combine[0], sizes, merged, constants)
     return made.result()

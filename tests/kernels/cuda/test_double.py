@@ -36,6 +36,7 @@ EVERYWHERE = (
     "weights_128",
     "weights_256",
     "decode_mask",
+    "lse_empty_nan",
 )
 WHOLE_LIST = (
     "fa_forward_f16_sm90a_d64",

@@ -20,7 +20,7 @@ from iree_flashattn.catalog import Kernel, kernels
 from iree_flashattn.operands import Operands
 
 TARGET = '#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {}>'
-INPUTS = {"forward": 6, "partial": 6, "combine": 3}
+INPUTS = {"forward": 7, "partial": 6, "combine": 4}
 OUTPUTS = {"forward": 1, "partial": 2, "combine": 1}
 
 
@@ -231,7 +231,7 @@ def run(kernel: Kernel, made: Operands, splits: int = 3) -> None:
     p = made.problem
     if p.q_len == 0:  # a dispatch without workgroups; its result is empty
         return
-    given = [made.q.buffer, made.k.buffer, made.v.buffer, made.mask, made.bias, made.sinks]
+    given = [made.q.buffer, made.k.buffer, made.v.buffer, made.mask, made.bias, made.sinks, None]
     buffers = [upload(x) for x in given]
     out_bytes = made.o.buffer.nbytes
     if kernel.role == "forward":
@@ -240,8 +240,9 @@ def run(kernel: Kernel, made: Operands, splits: int = 3) -> None:
     else:
         lines = splits * p.batch * p.heads * p.q_len
         shape = _shape(kernel, made, splits)
-        parts = _module(kernel.name).call(shape.numbers([lines * p.dv * 4, lines * 8]), buffers)
+        numbers = shape.numbers([lines * p.dv * 4, lines * 8])
+        parts = _module(kernel.name).call(numbers, buffers[:6])
         (merge,) = (k for k in kernels("spirv") if k.name == kernel.combine)
         numbers = _shape(merge, made, splits).numbers([out_bytes])
-        (out,) = _module(merge.name).call(numbers, [*parts, buffers[5]])
+        (out,) = _module(merge.name).call(numbers, [*parts, *buffers[5:]])
     made.o.buffer[...] = download(out, operands.STORAGE[p.element])

@@ -57,6 +57,7 @@ inline float exp2_fast(float x) {
   const float y = std::exp2(x);
   return y < 1.17549435e-38f ? 0.0f : y;
 }
+inline float log2_accurate(float x) { return std::log2(x); }
 inline float tanh_fast(float x) { return std::tanh(x); }
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 inline float multiply_rounded(float a, float b) {
