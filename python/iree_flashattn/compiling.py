@@ -82,7 +82,33 @@ def compile_module(
         result = subprocess.run(command, env=variables, capture_output=True, text=True)
         seconds = time.perf_counter() - start
         if result.returncode:
-            raise CompileError(result.stderr.strip() or f"exit status {result.returncode}")
+            raise CompileError(in_short(result.stderr) or f"exit status {result.returncode}")
         sites = json.loads(report.read_text())["sites"] if report.is_file() else []
         vmfb = output.read_bytes() if output.is_file() else b""
         return Compiled(vmfb, seconds, sites)
+
+
+def compile_with_family(source: str, family: str) -> Compiled:
+    """A module whose sites take kernels of one family, e.g. ``avx2`` where the machine has more.
+
+    The pattern works in this process, between the two halves of a stock compilation.
+    """
+    from iree.compiler import ir
+
+    from .choosing import Options
+    from .rewrite import rewrite_module
+
+    flags = [*LOCAL, "--compile-to=preprocessing"]
+    text = compile_module(source, flags, plugin=False).vmfb
+    with ir.Context(), ir.Location.unknown():
+        module = ir.Module.parse(text)
+        report = rewrite_module(module, Options(gate=False, family=family))
+        half = str(module).encode()
+    done = compile_module(half, ["--compile-from=preprocessing"], plugin=False)
+    return Compiled(done.vmfb, done.seconds, [site.as_json() for site in report.sites])
+
+
+def in_short(messages: str) -> str:
+    """What the compiler says up to the IR that it prints behind an error, thousands of lines."""
+    lines = messages.partition("note: see current operation:")[0].strip().splitlines()
+    return "\n".join(line if len(line) <= 500 else line[:500] + " …" for line in lines)

@@ -96,21 +96,25 @@ class Operands:
         element = "f32" if self.problem.bias == "f32" else self.problem.element
         return from_storage(self.bias, element)
 
-    def reference(self) -> oracle.Result:
-        """The float64 result for exactly these (rounded) operands."""
+    def reference(self, rows: slice = slice(None)) -> oracle.Result:
+        """The float64 result for exactly these (rounded) operands, of a range of queries."""
         p = self.problem
         excluded = None
         if self.mask is not None:
-            excluded = (self.mask != 0) if p.mask == "drop" else (self.mask == 0)
+            mask = _rows_of(self.mask, rows)
+            excluded = (mask != 0) if p.mask == "drop" else (mask == 0)
+        bias = self.bias_values()
         q, k, v = (from_storage(x.view(), p.element) for x in (self.q, self.k, self.v))
+        first = rows.indices(p.q_len)[0]
+        low, high = (None if x is None else x + first for x in (p.band_lo, p.band_hi))
         return oracle.attention(
-            q, k, v,
+            q[:, :, rows], k, v,
             scale=float(np.float32(p.effective_scale)),
             softcap=p.softcap,
-            bias=self.bias_values(),
+            bias=None if bias is None else _rows_of(bias, rows),
             excluded=excluded,
-            band_lo=p.band_lo,
-            band_hi=p.band_hi,
+            band_lo=low,
+            band_hi=high,
             fill=float(np.float32(p.fill)),
             bias_after_fill=p.bias_after_fill,
             sinks=self.sinks,
@@ -130,6 +134,11 @@ class Operands:
 
     def result_weights(self) -> NDArray[np.float32]:
         return from_storage(self.weights, self.problem.element)
+
+
+def _rows_of(array: NDArray, rows: slice) -> NDArray:
+    """Of a mask or bias [b, h, q, k] these rows of q, where it has them."""
+    return array if array.shape[2] == 1 else array[:, :, rows]
 
 
 def make(problem: Problem, seed: int, spread: float = 1.0) -> Operands:

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from iree_flashattn import catalog, compiling, matrix, resources
+from iree_flashattn import catalog, matrix, resources
 from iree_flashattn.bench import modules
 from iree_flashattn.problems import Problem
+from support.command_line import run
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*arguments: str, status: int = 0) -> tuple[str, str]:
-    """Standard output and error of ``iree-flashattn ARGUMENTS``."""
-    code = "from iree_flashattn.cli import main; main()"
-    variables = compiling.environment(True) | {"COLUMNS": "400"}
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=variables
-    )
-    assert result.returncode == status, result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout, result.stderr
 
 
 @pytest.fixture
@@ -93,32 +79,6 @@ def test_demo() -> None:
     assert "attention 1x8x1024x64" in out
     assert out.count("stock IREE") == 2
     assert out.count("with fa_forward_f32_") == 2
-
-
-def test_bench(tmp_path: Path) -> None:
-    out, _ = run(
-        "bench", "--only", "cross_77", "--seconds", "0.1", "--no-stock", "--out", str(tmp_path)
-    )
-    assert "FMA peak" in out
-    document = json.loads((tmp_path / "problems.json").read_text())
-    (result,) = document["results"]
-    assert result["problem"] == "cross_77_f32"
-    assert result["seconds"]["kernel"] > 0
-    assert result["error"] < 1e-5
-    assert document["machine"]["fma_gflops"] > 0
-    assert document["machine"]["read_gbps"] > 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--only", "nothing"), "--only nothing: no problem has that in its name"),
-        (("--element", "f64"), "--element f64 is not one of f32, f16, bf16"),
-    ],
-)
-def test_bench_refuses(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    _, error = run("bench", *arguments, "--out", str(tmp_path), status=1)
-    assert message in error
 
 
 def test_support_matrix_is_current() -> None:

@@ -8,16 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import iree.runtime
+import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from iree_flashattn import oracle
-from iree_flashattn.bench import modules
+from iree_flashattn.bench import machine, modules
+from iree_flashattn.compiling import compile_with_family
 from iree_flashattn.problems import Problem
 
 LOCAL = ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu")
 PREFILL = Problem("prefill", 1, 2, 2, 65, 130, 40, 24)
 DECODE = Problem("decode", 1, 2, 1, 1, 2100, 32, 32)
+PROBLEMS = [p.with_element(e) for p in (PREFILL, DECODE) for e in ("f32", "f16", "bf16")]
+TYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+# PyTorch's own errors on these sizes are as large.
+LIMITS = {"f32": 3e-6, "f16": 2e-3, "bf16": 1.6e-2}
 QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
 RUN_MODULE = Path(iree.runtime.__file__).parents[1] / "_runtime_libs" / "iree-run-module"
 
@@ -27,7 +34,7 @@ def target_cpu(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module", params=[PREFILL, DECODE], ids=lambda p: p.name)
+@pytest.fixture(scope="module", params=PROBLEMS, ids=lambda p: p.name)
 def module(
     request: pytest.FixtureRequest,
     target_cpu: str,
@@ -41,30 +48,41 @@ def module(
     return request.param, path
 
 
-def run(problem: Problem, path: Path, folder: Path, emulator: list[str]) -> tuple:
-    """(result, expected) of the module on fresh inputs, in a process of its own."""
-    rng = np.random.default_rng()
+def random_inputs(p: Problem) -> list[NDArray]:
     shapes = [
-        (problem.batch, problem.heads, problem.q_len, problem.dk),
-        (problem.batch, problem.kv_heads, problem.kv_len, problem.dk),
-        (problem.batch, problem.kv_heads, problem.kv_len, problem.dv),
+        (p.batch, p.heads, p.q_len, p.dk),
+        (p.batch, p.kv_heads, p.kv_len, p.dk),
+        (p.batch, p.kv_heads, p.kv_len, p.dv),
     ]
-    inputs = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    rng = np.random.default_rng()
+    return [rng.standard_normal(shape).astype(TYPES[p.element]) for shape in shapes]
+
+
+def run(p: Problem, path: Path, inputs: list[NDArray], folder: Path, emulator=()) -> NDArray:
+    """The module's result, in a process of its own. Files are raw: NumPy's know no bf16."""
     flags = []
     for i, array in enumerate(inputs):
-        np.save(folder / f"{i}.npy", array)
-        flags.append(f"--input=@{folder / f'{i}.npy'}")
-    output = folder / "out.npy"
+        file = folder / f"{i}.bin"
+        file.write_bytes(array.tobytes())
+        flags.append(f"--input={'x'.join(map(str, array.shape))}x{p.element}=@{file}")
+    output = folder / "out.bin"
     command = [*emulator, str(RUN_MODULE), f"--module={path}", "--device=local-sync", *flags]
     done = subprocess.run([*command, f"--output=@{output}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    expected = oracle.attention(*inputs, scale=problem.effective_scale).out
-    return np.load(output), expected
+    return np.frombuffer(output.read_bytes(), TYPES[p.element]).reshape(
+        p.batch, p.heads, p.q_len, p.dv
+    )
+
+
+def run_and_compare(p: Problem, path: Path, folder: Path, emulator=()) -> None:
+    inputs = random_inputs(p)
+    result = run(p, path, inputs, folder, emulator)
+    expected = oracle.attention(*inputs, scale=p.effective_scale).out
+    np.testing.assert_allclose(result.astype(np.float64), expected, atol=LIMITS[p.element])
 
 
 def test_on_this_machine(module: tuple, tmp_path: Path) -> None:
-    result, expected = run(*module, tmp_path, [])
-    np.testing.assert_allclose(result, expected, atol=3e-6)
+    run_and_compare(*module, tmp_path)
 
 
 @pytest.mark.skipif(QEMU is None, reason="qemu-x86_64 (Debian's qemu-user-static) is missing")
@@ -75,5 +93,30 @@ def test_on_machines_with_fewer_instructions(
     """An instruction that the emulated machine lacks ends the process."""
     if target_cpu == "haswell" and machine == "Nehalem":
         pytest.skip("a module for Haswell does not run on Nehalem")
-    result, expected = run(*module, tmp_path, [QEMU, "-cpu", machine])
-    np.testing.assert_allclose(result, expected, atol=3e-6)
+    run_and_compare(*module, tmp_path, [QEMU, "-cpu", machine])
+
+
+@pytest.mark.parametrize("problem", [PREFILL, DECODE], ids=lambda p: p.name)
+def test_the_machines_own_instructions_are_used(
+    problem: Problem, compile_served: Callable, tmp_path: Path
+) -> None:
+    """A generic module has the bits of the machine's best kernels: each instruction set adds in
+    an order of its own."""
+    features = machine.target_of().features
+    if "avx2" not in features:
+        pytest.skip("this machine has no AVX2: it runs what any machine does")
+    best, other = ("avx512_small", "avx2") if "avx512vl" in features else ("avx2", "sse2")
+    source = modules.fused(problem)
+    flags = [*LOCAL, "--iree-llvmcpu-target-cpu=generic"]
+    modules_of = {"generic": compile_served(source, flags=flags)}
+    modules_of |= {family: compile_with_family(source, family) for family in (best, other)}
+    inputs = random_inputs(problem)
+    results = {}
+    for name, done in modules_of.items():
+        path = tmp_path / f"{name}.vmfb"
+        path.write_bytes(done.vmfb)
+        results[name] = run(problem, path, inputs, tmp_path)
+    assert modules_of[best].sites[0]["kernel"].endswith(best)
+    assert modules_of[other].sites[0]["kernel"].endswith(other)
+    np.testing.assert_array_equal(results["generic"], results[best])
+    assert np.any(results["generic"] != results[other])

@@ -6,7 +6,9 @@ that they see the same workers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -14,13 +16,23 @@ from ..compiling import LOCAL, compile_module
 from ..target import Target, executable_targets, parse_target
 from . import running
 
-_ROUNDS = 400_000
+_ROUNDS = 200_000
 _TASKS = 16
 _READ_MEGABYTES = 256
 _LAYOUT = (
     "#hal.pipeline.layout<bindings = [#hal.pipeline.binding<storage_buffer, ReadOnly>,"
     " #hal.pipeline.binding<storage_buffer>]>"
 )
+# A processor that has what the kernels of a family need, and no more.
+_PROCESSORS = {"": "host", "avx2": "haswell"}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A call that does nothing but what it measures."""
+
+    call: Callable[[], object]
+    amount: float  # operations or bytes a call
 
 
 @dataclass(frozen=True)
@@ -31,42 +43,52 @@ class Machine:
     read_gbps: float  # 1e9 bytes a second, from memory, all workers
 
 
-def host_target() -> Target:
-    """The executable target of ``--iree-llvmcpu-target-cpu=host``."""
-    flags = [*LOCAL, "--compile-to=preprocessing"]
+@cache
+def target_of(cpu: str = "host") -> Target:
+    """The executable target of ``--iree-llvmcpu-target-cpu=``."""
+    flags = [*LOCAL[:2], f"--iree-llvmcpu-target-cpu={cpu}", "--compile-to=preprocessing"]
     text = compile_module("func.func @f() { return }", flags, plugin=False).vmfb.decode()
     return parse_target(executable_targets(text)[0])
 
 
-def measure(seconds: float = 1.0) -> Machine:
-    """Best of several runs: peaks are what the machine reaches, not what it reaches on average."""
-    target = host_target()
-    lanes = 16 if "avx512f" in target.features else 8 if "avx2" in target.features else 4
-    fma = running.load(compile_module(fma_module(target, lanes), [], plugin=False).vmfb, "run")
-    count = _READ_MEGABYTES * 2**20 // 4
-    read_vmfb = compile_module(read_module(target, lanes, count), [], plugin=False).vmfb
-    read = running.load(read_vmfb, "run")
+@cache
+def fma_probe(family: str = "") -> Probe:
+    """f32 multiply-adds in registers, with the vectors of a family of kernels; '': the widest."""
+    target = target_of(_PROCESSORS[family])
+    lanes = _lanes(target)
+    vmfb = compile_module(fma_module(target, lanes), [], plugin=False).vmfb
+    function = running.load(vmfb, "run")
     seed = running.on_device(np.full(lanes, 1e-30, np.float32))
+    return Probe(lambda: function(seed), 2 * lanes * _chains(target) * _ROUNDS * _TASKS)
+
+
+@cache
+def read_probe() -> Probe:
+    """One pass over more memory than any cache holds."""
+    target = target_of()
+    count = _READ_MEGABYTES * 2**20 // 4
+    vmfb = compile_module(read_module(target, _lanes(target), count), [], plugin=False).vmfb
+    function = running.load(vmfb, "run")
     # Not zeros: untouched pages of zeros are all one page, in the cache.
     data = running.on_device(np.full(count, 1e-30, np.float32))
-    calls = {"fma": lambda: fma(seed), "read": lambda: read(data)}
-    times = running.interleaved(calls, seconds, 5)
-    flops = 2 * lanes * _chains(target) * _ROUNDS * _TASKS
+    return Probe(lambda: function(data), count * 4)
+
+
+def measure(seconds: float = 1.0) -> Machine:
+    """Best of several runs: peaks are what the machine reaches, not what it reaches on average."""
+    target = target_of()
+    fma, read = fma_probe(), read_probe()
+    times = running.interleaved({"fma": fma.call, "read": read.call}, seconds, 5)
     return Machine(
         _cpu_name(target),
         " ".join(sorted(f for f in target.features if f.startswith(("avx", "amx", "neon", "fma")))),
-        flops / min(times["fma"]) / 1e9,
-        count * 4 / min(times["read"]) / 1e9,
+        fma.amount / min(times["fma"]) / 1e9,
+        read.amount / min(times["read"]) / 1e9,
     )
 
 
-def better(a: Machine, b: Machine) -> Machine:
-    """The higher of two measurements: other work on the machine only ever lowers one."""
-    return replace(
-        a,
-        fma_gflops=max(a.fma_gflops, b.fma_gflops),
-        read_gbps=max(a.read_gbps, b.read_gbps),
-    )
+def _lanes(target: Target) -> int:
+    return 16 if "avx512f" in target.features else 8 if "avx2" in target.features else 4
 
 
 def _chains(target: Target) -> int:

@@ -1,225 +1,148 @@
-"""Whole models with random weights, through iree-turbine: stock, with the flag, PyTorch eager."""
+"""Whole models through iree-turbine: stock, with the flag, and PyTorch eager, in turns.
+
+Weights are a parameter file, which all modules of a model read.
+"""
 
 from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from iree.turbine import aot
-from torch import nn
-from torch.nn.functional import gelu, scaled_dot_product_attention, silu
+from torch import Tensor, nn
 
-from ..compiling import LOCAL, compile_module
-from . import running
+from ..compiling import LOCAL, Compiled, compile_module
+from . import architectures, running
+from .results import ModelResult
 
-
-class Attention(nn.Module):
-    """Multi-head attention as these models have it: one projection, SDPA, one projection."""
-
-    def __init__(self, width: int, heads: int, kv_heads: int | None = None, causal: bool = False):
-        super().__init__()
-        self.heads, self.kv_heads, self.causal = heads, kv_heads or heads, causal
-        self.dim = width // heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * self.kv_heads * self.dim)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        source = x if context is None else context
-        q = self.q(x).unflatten(-1, (self.heads, self.dim)).transpose(1, 2)
-        k, v = (
-            part.unflatten(-1, (self.kv_heads, self.dim)).transpose(1, 2)
-            for part in self.kv(source).chunk(2, -1)
-        )
-        o = scaled_dot_product_attention(
-            q, k, v, is_causal=self.causal, enable_gqa=self.heads != self.kv_heads
-        )
-        return self.out(o.transpose(1, 2).flatten(2))
+# Largest error of a result, over its largest value; twice PyTorch's own is always allowed.
+LIMIT = 2e-5
 
 
-class Layer(nn.Module):
-    """A transformer layer; ``gated``: SiLU-gated MLP as in Llama, else GELU."""
-
-    def __init__(self, width: int, heads: int, inner: int, gated: bool = False, **attention):
-        super().__init__()
-        self.attention = Attention(width, heads, **attention)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
-        self.gate = nn.Linear(width, inner) if gated else None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.norm1(x))
-        y = self.norm2(x)
-        hidden = gelu(self.up(y)) if self.gate is None else silu(self.gate(y)) * self.up(y)
-        return x + self.down(hidden)
-
-
-class Transformer(nn.Module):
-    """Token ids (``vocabulary``) or image patches in, hidden states out."""
-
-    def __init__(self, layers: int, width: int, inner: int, vocabulary: int = 0, **layer: Any):
-        super().__init__()
-        heads = layer.pop("heads")
-        self.tokens = nn.Embedding(vocabulary, width) if vocabulary else None
-        self.patches = None if vocabulary else nn.Linear(3 * 16 * 16, width)
-        self.layers = nn.ModuleList(Layer(width, heads, inner, **layer) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.tokens(x) if self.tokens is not None else self.patches(x)
-        for layer in self.layers:
-            x = layer(x)
-        return self.norm(x)
-
-
-class UNetBlock(nn.Module):
-    """Stable Diffusion's transformer block: 64x64 latents to themselves and to 77 text tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        width = 320
-        self.own, self.text = Attention(width, 8), Attention(width, 8)
-        self.project = nn.Linear(768, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        x = x + self.own(self.norms[0](x))
-        x = x + self.text(self.norms[1](x), self.project(text))
-        return x + self.down(gelu(self.up(self.norms[2](x))))
-
-
-@dataclass
-class Case:
+@dataclass(frozen=True)
+class Model:
     name: str
-    batch: int
     make: Callable[[], nn.Module]
-    inputs: Callable[[int], list[torch.Tensor]]
+    inputs: Callable[[int], list[Tensor]]  # from the batch
 
 
-def cases(only: str = "") -> list[Case]:
-    def tokens(length: int) -> Callable[[int], list[torch.Tensor]]:
-        return lambda batch: [torch.randint(0, 1000, (batch, length))]
-
-    base = {"layers": 12, "width": 768, "inner": 3072, "heads": 12}
-    found = [
-        ("bert_base_s128", lambda: Transformer(vocabulary=1000, **base), tokens(128)),
-        ("gpt2_small_s512", lambda: Transformer(vocabulary=1000, causal=True, **base), tokens(512)),
-        ("vit_b16", lambda: Transformer(**base), lambda b: [torch.randn(b, 197, 768)]),
-        (
-            "llama_block_s1024",
-            lambda: Transformer(
-                layers=1, width=2048, inner=5632, heads=32, kv_heads=8, vocabulary=1000,
-                gated=True, causal=True,
-            ),
-            tokens(1024),
-        ),
-        (
-            "sd_unet_block",
-            UNetBlock,
-            lambda b: [torch.randn(b, 4096, 320), torch.randn(b, 77, 768)],
-        ),
-    ]  # fmt: skip
-    return [
-        Case(name, batch, make, inputs)
-        for name, make, inputs in found
-        for batch in (1, 8)
-        if only in f"{name}_b{batch}"
-    ]
+def tokens(length: int, vocabulary: int, batch: int) -> list[Tensor]:
+    return [torch.randint(0, vocabulary, (batch, length))]
 
 
-@dataclass
-class Row:
-    model: str
-    batch: int
-    sites: int
-    served: int
-    seconds: dict[str, float]
-    share: dict[str, float]  # attention's share of the time, stock and with the flag
-    difference: float  # largest, from PyTorch's result
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def cells(self) -> list[str]:
-        ms = {name: f"{value * 1e3:.1f}" for name, value in self.seconds.items()}
-        speedup = self.seconds["stock"] / self.seconds["kernels"]
-        return [
-            self.model,
-            str(self.batch),
-            f"{self.served}/{self.sites}",
-            ms["stock"],
-            ms["kernels"],
-            f"{speedup:.2f}",
-            ms["torch"],
-            f"{self.share['stock']:.0%}",
-            f"{self.share['kernels']:.0%}",
-            f"{self.difference:.0e}",
-        ]
+def padded_tokens(length: int, vocabulary: int, batch: int) -> list[Tensor]:
+    """Sequences of half the length and more."""
+    lengths = torch.randint(length // 2, length + 1, (batch, 1))
+    return [*tokens(length, vocabulary, batch), torch.arange(length)[None] < lengths]
 
 
-def measure(case: Case, seconds: float) -> Row:
-    """Raises RuntimeError where the flag changes the result by more than rounding."""
-    torch.manual_seed(0)
-    model, arguments = case.make().eval(), case.inputs(case.batch)
-    with torch.no_grad():
-        expected = model(*arguments).numpy()
-    source = exported(model, arguments)
-    done = compile_module(source, LOCAL)
-    stock = compile_module(source, LOCAL, plugin=False)
-    functions = {
-        "stock": running.load(stock.vmfb, "main"),
-        "kernels": running.load(done.vmfb, "main"),
-    }
-    data = [running.on_device(x.numpy()) for x in arguments]
-    difference = float(np.abs(running.to_float(functions["kernels"](*data)) - expected).max())
-    if not difference <= 2e-3:
-        raise RuntimeError(f"{case.name}: with the flag the result differs by {difference:.3g}")
-    rest = running.load(
-        compile_module(exported(without_attention(model), arguments), LOCAL, plugin=False).vmfb,
-        "main",
-    )
-    calls: dict[str, Callable[[], object]] = {
-        name: (lambda f=f: f(*data)) for name, f in (functions | {"rest": rest}).items()
-    }
+def normal(*shapes: tuple[int, ...]) -> Callable[[int], list[Tensor]]:
+    return lambda batch: [torch.randn(batch, *shape) for shape in shapes]
 
-    def eager() -> None:
-        with torch.no_grad():
-            model(*arguments)
 
-    calls["torch"] = eager
+MODELS = (
+    Model("BERT-base, 128 tokens", architectures.Bert, partial(padded_tokens, 128, 30522)),
+    Model("GPT-2 small, 512 tokens", architectures.Gpt2, partial(tokens, 512, 50257)),
+    Model("ViT-B/16", architectures.Vit, normal((3, 224, 224))),
+    Model("Llama block, 512 tokens", architectures.LlamaBlock, normal((512, 2048))),
+    Model("SD UNet block, 64x64", architectures.UNetBlock, normal((320, 64, 64), (77, 768))),
+)
+
+
+def selected(only: str) -> list[Model]:
+    return [model for model in MODELS if only.lower() in model.name.lower()]
+
+
+def measure(model: Model, batches: Sequence[int], seconds: float) -> Iterator[ModelResult]:
+    """One result for each batch. Raises RuntimeError where the flag makes a result worse."""
+    torch.manual_seed(np.random.SeedSequence().entropy % 2**32)
+    module = model.make().eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    with tempfile.TemporaryDirectory(prefix="iree-flashattn-") as folder:
+        weights = Path(folder) / "weights.irpa"
+        aot.externalize_module_parameters(module)
+        aot.save_module_parameters(weights, module)
+        for batch in batches:
+            yield _measure(model, module, batch, weights, seconds)
+
+
+def _measure(
+    model: Model, module: nn.Module, batch: int, weights: Path, seconds: float
+) -> ModelResult:
+    inputs = model.inputs(batch)
+    stock, flagged, rest = compiled(module, inputs)
+    data = [running.on_device(x.numpy()) for x in inputs]
+    calls: dict[str, Callable[[], Any]] = {"torch": lambda: module(*inputs)}
+    for name, done in (("stock", stock), ("kernels", flagged), ("rest", rest)):
+        function = running.load_all(done.vmfb, parameters=weights)["main"]
+        calls[name] = lambda f=function: f(*data)
+    errors = check(model.name, module, inputs, calls)
     times = running.interleaved(calls, seconds, 3)
-    medians = {name: running.median(values) for name, values in times.items()}
-    left = medians.pop("rest")
-    share = {name: max(0.0, 1 - left / medians[name]) for name in ("stock", "kernels")}
-    served = sum(site["matched"] for site in done.sites)
-    return Row(case.name, case.batch, len(done.sites), served, medians, share, difference)
+    return ModelResult(
+        model.name,
+        batch,
+        len(flagged.sites),
+        sum(site["matched"] for site in flagged.sites),
+        {name: running.median(values) for name, values in times.items()},
+        {name: running.ratio(times, name, "kernels") for name in times if name != "kernels"},
+        {
+            name: 1 - 1 / max(1.0, running.ratio(times, name, "rest"))
+            for name in ("stock", "kernels")
+        },
+        errors,
+    )
 
 
-def exported(model: nn.Module, arguments: list[torch.Tensor]) -> bytes:
+def compiled(module: nn.Module, inputs: list[Tensor]) -> tuple[Compiled, Compiled, Compiled]:
+    """Stock, with the flag, and stock without attention."""
+    source = exported(module, inputs)
+    set_left_out(module, True)
+    try:
+        remaining = exported(module, inputs)
+    finally:
+        set_left_out(module, False)
+    return (
+        compile_module(source, LOCAL, plugin=False),
+        compile_module(source, LOCAL),
+        compile_module(remaining, LOCAL, plugin=False),
+    )
+
+
+def exported(module: nn.Module, inputs: list[Tensor]) -> bytes:
     buffer = io.BytesIO()
-    aot.export(model, args=tuple(arguments)).mlir_module.write_bytecode(buffer)
+    aot.export(module, args=tuple(inputs)).mlir_module.write_bytecode(buffer)
     return buffer.getvalue()
 
 
-def without_attention(model: nn.Module) -> nn.Module:
-    """A copy whose attention returns its queries: the time of everything else."""
-    stripped = copy.deepcopy(model)
-    for module in stripped.modules():
-        if isinstance(module, Attention):
-            module.forward = _projections_only.__get__(module)
-    return stripped
+def set_left_out(module: nn.Module, left_out: bool) -> None:
+    for part in module.modules():
+        if isinstance(part, architectures.Attend):
+            part.left_out = left_out
 
 
-def _projections_only(
-    self: Attention, x: torch.Tensor, context: torch.Tensor | None = None
-) -> torch.Tensor:
-    q = self.q(x)
-    kv = self.kv(x if context is None else context)
-    # All of K and V is used, by a reduction that costs next to nothing.
-    return self.out(q + kv.mean(dim=(1, 2), keepdim=True))
+def check(
+    name: str, module: nn.Module, inputs: list[Tensor], calls: dict[str, Callable[[], Any]]
+) -> dict[str, float]:
+    """Errors against float64, of the first and the last element of the batch."""
+    chosen = sorted({0, inputs[0].shape[0] - 1})
+    some = [x[chosen] for x in inputs]
+    double = copy.deepcopy(module).double()
+    expected = double(*(x.double() if x.is_floating_point() else x for x in some)).numpy()
+    scale = np.abs(expected).max()
+    errors = {}
+    for contender in ("torch", "stock", "kernels"):
+        result = calls[contender]()
+        found = running.to_float(result) if hasattr(result, "to_host") else result.double().numpy()
+        errors[contender] = float(f"{np.abs(found[chosen] - expected).max() / scale:.3g}")
+    if not errors["kernels"] <= LIMIT + 2 * errors["torch"]:
+        raise RuntimeError(f"{name}: with the flag the result is wrong by {errors['kernels']:.3g}")
+    return errors

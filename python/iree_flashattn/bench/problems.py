@@ -1,99 +1,110 @@
-"""The problem list against stock IREE, PyTorch and the machine's own limits, in one run."""
+"""One problem against stock IREE, PyTorch and the machine's own limits, all in turns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import operands
-from ..compiling import LOCAL, compile_module
+from ..compiling import LOCAL, Compiled, CompileError, compile_module, compile_with_family
 from ..operands import Operands, from_storage
-from ..problems import Problem, benchmark
 from . import modules, running
-from .machine import Machine
+from .goals import Case, Goal
+from .machine import fma_probe, read_probe
+from .results import Result
 
-# Stock's fused op takes seconds for long sequences: it is timed up to this many multiplications.
-STOCK_FLOPS = 20e9
 UNGATED = {"IREE_FLASHATTN_GATE": "off"}
+SPELLINGS = {"stock fused": modules.fused, "stock spelled": modules.decomposed}
+# Stock code for which a call would take minutes is left out.
+STOCK_FLOPS = 100e9
+# Compared with float64: so many rows at the start and at the end.
+CHECKED_ROWS = 16
+LIMITS = {"f32": 2e-5, "f16": 5e-3, "bf16": 4e-2}
+# Of few rows (decode) the time is that of reading K and V.
+FEW_ROWS = 8
+
+Call = Callable[[], Any]
 
 
-@dataclass
-class Result:
-    problem: str
-    element: str
-    flops: int
-    read_bytes: int
-    kernel: str
-    error: float  # largest, against float64; NaN where the problem is too big for a reference
-    seconds: dict[str, float]  # contender -> median
-
-    def speedup(self, over: str) -> float | None:
-        return self.seconds[over] / self.seconds["kernel"] if over in self.seconds else None
-
-    @property
-    def gflops(self) -> float:
-        return self.flops / self.seconds["kernel"] / 1e9
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"gflops": self.gflops}
-
-
-def selected(only: str, elements: list[str]) -> list[Problem]:
-    """The servable problems of the list whose name has ``only`` in it; 'tiny' has its own list."""
-    rows = tiny() if only == "tiny" else [p for p in benchmark() if only in p.name]
-    return [p.with_element(e) for e in elements for p in rows if modules.servable(p)]
-
-
-def tiny() -> list[Problem]:
-    """The shapes around the cost gate's limits."""
-    return [
-        Problem(f"tiny_h{heads}_s{length}_d{dim}", heads=heads, q_len=length, kv_len=length, dk=dim)
-        for heads in (8, 96)
-        for length in (1, 4, 8, 16, 32)
-        for dim in (8, 32, 64)
-    ]
-
-
-def run(problems: list[Problem], seconds: float, stock: bool) -> Iterator[Result]:
-    """One result at a time. Raises RuntimeError where a kernel's result is wrong."""
-    for problem in problems:
-        yield measure(problem, seconds, stock)
-
-
-def measure(p: Problem, seconds: float, stock: bool) -> Result:
+def measure(goal: Goal, case: Case, seconds: float, stock: bool = True) -> Result:
+    """Raises RuntimeError where the kernel's result is wrong or there is no kernel."""
+    p = case.problem
     made = operands.make(p, np.random.SeedSequence().entropy % 2**32)
-    arguments = [running.on_device(x) for x in _arguments(made)]
-    done = compile_module(modules.fused(p), LOCAL, options=UNGATED)
-    (site,) = done.sites
-    if not site["matched"]:
-        raise RuntimeError(f"{p.name}: {site['rule']}: {site['reason']}")
-    functions = {"kernel": running.load(done.vmfb)}
-    if stock and p.flops <= STOCK_FLOPS:
-        for name, spelling in (
-            ("stock fused", modules.fused),
-            ("stock spelled", modules.decomposed),
-        ):
-            functions[name] = running.load(compile_module(spelling(p), LOCAL, plugin=False).vmfb)
-    error = _error(made, functions["kernel"](*arguments))
-    calls: dict[str, Callable[[], object]] = {
-        name: (lambda f=f: f(*arguments)) for name, f in functions.items()
-    }
+    done = compiled(case)
+    calls: dict[str, Call] = {"kernel": iree_call(done.vmfb, made)}
+    notes: list[str] = []
     if (theirs := torch_call(made)) is not None:
         calls["torch"] = theirs
-    times = running.interleaved(calls, seconds, 5)
+    if stock and p.flops <= STOCK_FLOPS and not case.family:
+        for name, spelling in SPELLINGS.items():
+            try:
+                vmfb = compile_module(spelling(p), LOCAL, plugin=False).vmfb
+            except CompileError:
+                notes.append(f"{name} does not compile")
+            else:
+                calls[name] = iree_call(vmfb, made)
+    expected = references(made)
+    errors = {name: error_of(call(), expected) for name, call in calls.items()}
+    for name in [name for name, error in errors.items() if not error <= LIMITS[p.element]]:
+        if name == "kernel":
+            raise RuntimeError(f"{case.name}: the kernel is wrong by {errors[name]:.3g}")
+        notes.append(f"{name} is wrong by {errors[name]:.2g}")
+        del calls[name]
+    helpers, amount = _helpers(goal, case, made, done)
+    times = running.interleaved(calls | helpers, seconds, 5)
     return Result(
-        p.name,
-        p.element,
+        goal.name,
+        case.name,
+        done.sites[0]["kernel"],
         p.flops,
         sum(x.buffer.nbytes for x in (made.q, made.k, made.v)),
-        site["kernel"],
-        error,
         {name: running.median(values) for name, values in times.items()},
+        {name: running.ratio(times, name, "kernel") for name in times if name != "kernel"},
+        amount,
+        {name: float(f"{error:.3g}") for name, error in errors.items()},
+        notes,
     )
+
+
+def compiled(case: Case) -> Compiled:
+    source = modules.fused(case.problem)
+    if case.family:
+        done = compile_with_family(source, case.family)
+    else:
+        done = compile_module(source, LOCAL, options=UNGATED)
+    (site,) = done.sites
+    if not site["matched"]:
+        raise RuntimeError(f"{case.name}: {site['rule']}: {site['reason']}")
+    return done
+
+
+def _helpers(
+    goal: Goal, case: Case, made: Operands, done: Compiled
+) -> tuple[dict[str, Call], dict[str, float]]:
+    """What the kernel is compared with besides other implementations, and what each does."""
+    calls: dict[str, Call] = {}
+    amount: dict[str, float] = {}
+    if case.problem.q_len <= FEW_ROWS:
+        calls["read"], amount["read"] = read_probe().call, read_probe().amount
+    else:
+        probe = fma_probe(case.family)
+        calls["fma"], amount["fma"] = probe.call, probe.amount
+    if case.baseline is not None:
+        other = operands.make(case.baseline, 0)
+        calls["baseline"] = iree_call(compiled(Case(case.baseline)).vmfb, other)
+        amount["baseline"] = case.baseline.flops
+    if "one worker" in goal.measures:
+        calls["one worker"] = iree_call(done.vmfb, made, workers=1)
+    return calls, amount
+
+
+def iree_call(vmfb: bytes, made: Operands, workers: int = 0) -> Call:
+    function = running.load(vmfb, workers=workers)
+    arguments = [running.on_device(x, workers) for x in _arguments(made)]
+    return lambda: function(*arguments)
 
 
 def _arguments(made: Operands) -> list[NDArray]:
@@ -110,19 +121,24 @@ def _arguments(made: Operands) -> list[NDArray]:
     return found
 
 
-def _error(made: Operands, result: Any) -> float:
-    p = made.problem
-    if p.batch * p.heads * p.q_len * p.kv_len > 2**25:  # a float64 score matrix of 256 MB
-        return float("nan")
-    reference = made.reference().out
-    error = float(np.abs(running.to_float(result) - reference).max())
-    limit = {"f32": 2e-5, "f16": 5e-3, "bf16": 4e-2}[p.element]
-    if not error <= limit * max(1.0, float(np.abs(reference).max())):
-        raise RuntimeError(f"{p.name} {p.element}: wrong by {error:.3g}")
-    return error
+def references(made: Operands) -> list[tuple[slice, NDArray[np.float64]]]:
+    """The first and the last rows of the result, in float64."""
+    parts = [slice(0, CHECKED_ROWS), slice(-CHECKED_ROWS, None)]
+    if made.problem.q_len <= CHECKED_ROWS:
+        del parts[1:]
+    return [(rows, made.reference(rows).out) for rows in parts]
 
 
-def torch_call(made: Operands) -> Callable[[], object] | None:
+def error_of(result: Any, expected: list[tuple[slice, NDArray[np.float64]]]) -> float:
+    """The largest error, in units of the largest value."""
+    found = running.to_float(result) if hasattr(result, "to_host") else result.double().numpy()
+    return max(
+        float(np.abs(found[:, :, rows] - part).max() / max(1.0, np.abs(part).max()))
+        for rows, part in expected
+    )
+
+
+def torch_call(made: Operands) -> Call | None:
     """PyTorch's SDPA on the same operands (its flash kernel), where PyTorch is installed."""
     try:
         import torch
@@ -143,11 +159,3 @@ def torch_call(made: Operands) -> Callable[[], object] | None:
         options["attn_mask"] = torch.from_numpy(np.array(made.bias_values())).to(dtype)
     sdpa = torch.nn.functional.scaled_dot_product_attention
     return lambda: sdpa(q, k, v, **options)
-
-
-def limit(result: Result, machine: Machine) -> tuple[float, str]:
-    """How much of what the machine can do was reached, and which limit it is."""
-    seconds = result.seconds["kernel"]
-    compute = result.flops / seconds / 1e9 / machine.fma_gflops
-    memory = result.read_bytes / seconds / 1e9 / machine.read_gbps
-    return (compute, "FMA peak") if compute >= memory else (memory, "bandwidth")

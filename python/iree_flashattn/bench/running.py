@@ -7,19 +7,38 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+# A turn of a contender: short calls are repeated until it is this long, so that the cold cache
+# which the one before left behind weighs little.
+TURN_SECONDS = 0.02
+# Between turns: OpenMP's threads spin for a while in the hope of more work.
+PAUSE_SECONDS = 0.004
+# A first call that takes longer counts as a measurement: nothing that it warms up takes as long.
+LONG_SECONDS = 1.0
+
 
 @cache
-def configuration(driver: str = "local-task") -> Any:
-    import iree.runtime
+def configuration(workers: int = 0) -> Any:
+    """A local-task device with that many workers; 0: as many as IREE takes by itself."""
+    import iree.runtime as rt
+    from iree.runtime import _binding
 
     # The device has to go before the interpreter takes the runtime's modules apart.
     atexit.register(_release)
-    return iree.runtime.Config(driver)
+    if not workers:
+        return rt.Config("local-task")
+    # The flag is the process's; a driver reads it when it is made.
+    rt.flags.parse_flags(f"--task_topology_group_count={workers}")
+    try:
+        driver = _binding.create_hal_driver("local-task")
+        return rt.Config(device=driver.create_default_device())
+    finally:
+        rt.flags.parse_flags("--task_topology_group_count=0")
 
 
 def _release() -> None:
@@ -27,28 +46,34 @@ def _release() -> None:
     gc.collect()
 
 
-def load_all(vmfb: bytes, driver: str = "local-task") -> Any:
-    """A compiled module; ``module["function"]`` takes arrays or device arrays."""
+def load_all(vmfb: bytes, workers: int = 0, parameters: Path | None = None) -> Any:
+    """A compiled module; ``module["function"]`` takes arrays or device arrays.
+
+    ``parameters``: a file of weights, for modules that read them from the scope ``model``.
+    """
     import iree.runtime as rt
 
-    config = configuration(driver)
+    config = configuration(workers)
     context = rt.SystemContext(config=config)
+    if parameters is not None:
+        index = rt.ParameterIndex()
+        index.load(str(parameters))
+        provider = index.create_provider(scope="model")
+        context.add_vm_module(rt.create_io_parameters_module(context.instance, provider))
     context.add_vm_module(rt.VmModule.copy_buffer(context.instance, vmfb))
-    (name,) = [n for n in context.modules if n != "hal"]
+    (name,) = [n for n in context.modules if n not in ("hal", "io_parameters")]
     return context.modules[name]
 
 
-def load(
-    vmfb: bytes, function: str = "attention", driver: str = "local-task"
-) -> Callable[..., Any]:
+def load(vmfb: bytes, function: str = "attention", workers: int = 0) -> Callable[..., Any]:
     """One function of a compiled module."""
-    return load_all(vmfb)[function]
+    return load_all(vmfb, workers)[function]
 
 
-def on_device(array: NDArray) -> Any:
+def on_device(array: NDArray, workers: int = 0) -> Any:
     import iree.runtime as rt
 
-    return rt.asdevicearray(configuration().device, array)
+    return rt.asdevicearray(configuration(workers).device, array)
 
 
 def to_float(result: Any) -> NDArray[np.float64]:
@@ -58,24 +83,44 @@ def to_float(result: Any) -> NDArray[np.float64]:
 def interleaved(
     contenders: Mapping[str, Callable[[], object]], seconds: float = 1.0, least: int = 3
 ) -> dict[str, list[float]]:
-    """Times of each contender in seconds, taken in rounds so that all see the same machine.
+    """Seconds a call of each contender, one number a round: all see the same machine in a round.
 
-    A contender stops taking part when it has used its share of ``seconds`` and has ``least`` times.
+    A contender stops taking part when it has used its share of ``seconds`` and has ``least``
+    numbers; two are enough where a call takes longer than a second.
     """
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for call in contenders.values():
-        call()
+    times: dict[str, list[float]] = {}
+    calls: dict[str, int] = {}
+    for name, call in contenders.items():
+        first = _timed(call)
+        times[name] = [first] if first > LONG_SECONDS else []
+        again = first if first > LONG_SECONDS else _timed(call)
+        calls[name] = max(1, round(TURN_SECONDS / max(again, 1e-7)))
     share = seconds / max(1, len(contenders))
+    used = dict.fromkeys(contenders, 0.0)
     running = dict(contenders)
     while running:
         for name, call in list(running.items()):
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-            if sum(times[name]) >= share and len(times[name]) >= least:
+            time.sleep(PAUSE_SECONDS)
+            turn = _timed(call, calls[name])
+            times[name].append(turn / calls[name])
+            used[name] += turn
+            enough = 2 if times[name][0] > LONG_SECONDS else least
+            if used[name] >= share and len(times[name]) >= enough:
                 del running[name]
     return times
 
 
+def _timed(call: Callable[[], object], count: int = 1) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return time.perf_counter() - start
+
+
 def median(values: Sequence[float]) -> float:
     return float(np.median(values))
+
+
+def ratio(times: Mapping[str, Sequence[float]], of: str, to: str) -> float:
+    """How many times longer ``of`` took than ``to``: the median over rounds that both were in."""
+    return median([a / b for a, b in zip(times[of], times[to], strict=False)])

@@ -19,6 +19,7 @@ class Options:
     strict: bool = False  # IREE_FLASHATTN_STRICT=1: an unserved site is an error
     report: str = ""  # IREE_FLASHATTN_REPORT=path
     cpu_link: str = "static"  # IREE_FLASHATTN_CPU_LINK: static, or plugin (runtime extension)
+    family: str = ""  # rows of this family alone, e.g. "avx2": for benchmarks and tests
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] | None = None) -> Options:

@@ -48,6 +48,8 @@ def choose(
         return refuse("choose.site", *found)
     if rows is None:
         rows = catalog.kernels(target.backend)
+    if options.family:
+        rows = [row for row in rows if row.name.endswith(f"_{options.family}")]
     if not rows:
         return refuse(
             "choose.table", "this installation has no kernels for the target", str(target)

@@ -48,13 +48,32 @@ def demo() -> None:
 @app.command()
 def bench(
     models: Annotated[bool, typer.Option("--models", help="Whole models instead.")] = False,
-    only: Annotated[str, typer.Option(help="Problems whose name contains this.")] = "",
-    element: Annotated[str, typer.Option(help="f32, f16 or bf16; several by commas.")] = "f32",
-    out: Annotated[Path, typer.Option(help="Folder for JSON and plots.")] = Path("bench-results"),
-    seconds: Annotated[float, typer.Option(help="Time for each problem.")] = 2.0,
+    only: Annotated[
+        str, typer.Option(help="What has this in its name, or in that of its group.")
+    ] = "",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The first problem of each group; models: batch 1.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(help="Measuring time for each problem.")] = 2.0,
     stock: Annotated[bool, typer.Option(help="Compare with stock IREE.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder for JSON and plots.")] = Path("bench-results"),
+    update: Annotated[
+        bool, typer.Option("--update", help="Keep what the JSON file has besides.")
+    ] = False,
+    show: Annotated[
+        Path | None, typer.Option(help="Measure nothing: tables and plots of this folder's JSON.")
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --show: tables in Markdown.")
+    ] = False,
 ) -> None:
-    """Problems against stock IREE and PyTorch; prints a table, writes JSON and plots."""
+    """Against stock IREE, PyTorch and the machine's limits; prints tables, writes JSON and plots.
+
+    About eight minutes; --quick takes one.
+    """
     from . import bench as command
 
-    command.run(models, only, element.split(","), out, seconds, stock)
+    if show is None:
+        command.run(models, only, quick, update, out, seconds, stock)
+    else:
+        command.show_saved(show, out, markdown)

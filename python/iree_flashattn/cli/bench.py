@@ -1,124 +1,130 @@
-"""``iree-flashattn bench``: a table on the screen, JSON and plots in a folder."""
+"""``iree-flashattn bench``: tables on the screen, JSON and plots in a folder."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from .. import __version__
-from ..bench import machine as machines
-from ..bench import plots, problems
+from ..bench import goals, machine, plots, results
+from ..bench.results import ModelResult, Result, Run
+from . import bench_tables as tables
+from . import console as consoles
+
+FILES: dict[str, type] = {"problems.json": Result, "models.json": ModelResult}
+PROBLEMS, MODELS = FILES
+
+# What is measured next, and how.
+Step = tuple[str, Callable[[], Iterable[Result | ModelResult]]]
 
 
 def run(
-    models: bool, only: str, elements: list[str], out: Path, seconds: float, stock: bool
+    models: bool, only: str, quick: bool, update: bool, out: Path, seconds: float, stock: bool
 ) -> None:
-    unknown = [e for e in elements if e not in ("f32", "f16", "bf16")]
-    if unknown:
-        raise RuntimeError(f"--element {unknown[0]} is not one of f32, f16, bf16")
-    console = Console()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RuntimeError(f"--out {out}: {error.strerror}") from error
-    todo = [] if models else problems.selected(only, elements)
-    if not models and not todo:
-        raise RuntimeError(f"--only {only}: no problem has that in its name")
+    if seconds <= 0:
+        raise RuntimeError(f"--seconds {seconds:g} has to be more than 0")
+    steps = _model_steps(only, quick, seconds) if models else _steps(only, quick, seconds, stock)
+    _make_folder(out)
+    file = out / (MODELS if models else PROBLEMS)
+    kept = results.read(file, FILES[file.name]).results if update and file.is_file() else []
+    console = consoles.make()
     with console.status("the machine's peaks"):
-        machine = machines.measure()
-    console.print(
-        f"{machine.cpu}: FMA peak {machine.fma_gflops:.0f} GFLOP/s (f32),"
-        f" read bandwidth {machine.read_gbps:.1f} GB/s"
-    )
-    if models:
-        _run_models(console, machine, only, out, seconds)
-        return
-    results = []
+        found = Run(_now(), _versions(), machine.measure(), kept)
+    console.print(tables.of_machine(found))
     with console.status("") as status:
-        for problem in todo:
-            status.update(problem.name)
-            results.append(problems.measure(problem, seconds, stock))
-        status.update("the machine's peaks, once more")
-        machine = machines.better(machine, machines.measure())
-    console.print(table_of(results, machine))
-    write_json(out / "problems.json", machine, [result.as_json() for result in results])
-    drawn = plots.write(results, machine, out)
-    for path in [out / "problems.json", *drawn]:
-        console.print(f"wrote {path}")
-    if not drawn:
-        console.print("no plots: matplotlib is missing (pip install 'iree-flashattn\\[bench]')")
+        for number, (name, measure) in enumerate(steps, 1):
+            status.update(f"{number} of {len(steps)}: {name}")
+            for result in measure():
+                found.add(result)
+                found.write(file)  # after each one: nothing is lost where a later one fails
+    show(console, found)
+    console.print(f"wrote {file}")
+    _plot(console, found, out)
 
 
-def table_of(results: list[problems.Result], machine: machines.Machine) -> Table:
-    table = Table(
-        "problem", "kernel", "ms", "GFLOP/s", "of limit", "x torch", "x stock", "x fused", "error"
-    )
-    for result in results:
-        share, what = problems.limit(result, machine)
-        table.add_row(
-            result.problem,
-            result.kernel.removeprefix("fa_"),
-            f"{result.seconds['kernel'] * 1e3:.3f}",
-            f"{result.gflops:.0f}",
-            f"{share:.0%} {what}",
-            _times(result.speedup("torch")),
-            _times(result.speedup("stock spelled")),
-            _times(result.speedup("stock fused")),
-            f"{result.error:.0e}",
+def show_saved(folder: Path, out: Path, markdown: bool) -> None:
+    """Tables of earlier runs; their plots go to ``out``."""
+    console = consoles.make()
+    saved = [folder / name for name in FILES if (folder / name).is_file()]
+    if not saved:
+        raise RuntimeError(f"--show {folder}: there is no {PROBLEMS} or {MODELS}")
+    _make_folder(out)
+    for file in saved:
+        found = results.read(file, FILES[file.name])
+        show(console, found, markdown)
+        _plot(console, found, out)
+
+
+def show(console: Console, found: Run, markdown: bool = False) -> None:
+    for table in tables.of_run(found, markdown):
+        console.print(table)
+
+
+def _steps(only: str, quick: bool, seconds: float, stock: bool) -> list[Step]:
+    from ..bench import problems
+
+    todo = goals.selected(only, quick)
+    if not todo:
+        names = ", ".join(goal.name for goal in goals.goals())
+        raise RuntimeError(
+            f"--only {only}: no problem and no group has that in its name; the groups are {names}"
         )
-    return table
+
+    def measured(goal: goals.Goal, case: goals.Case) -> list[Result]:
+        return [problems.measure(goal, case, seconds, stock)]
+
+    return [(case.name, partial(measured, goal, case)) for goal, case in todo]
 
 
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def write_json(path: Path, machine: machines.Machine, rows: list[dict[str, Any]]) -> None:
-    """Everything measured, with the machine, the versions and the date."""
-    import iree.runtime.version
-
-    document = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "iree_flashattn": __version__,
-        "iree": iree.runtime.version.VERSION,
-        "torch": _torch_version(),
-        "machine": vars(machine),
-        "results": rows,
-    }
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def _torch_version() -> str | None:
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch.__version__
-
-
-def _run_models(
-    console: Console, machine: machines.Machine, only: str, out: Path, seconds: float
-) -> None:
+def _model_steps(only: str, quick: bool, seconds: float) -> list[Step]:
     try:
         from ..bench import models
     except ImportError as error:
         raise RuntimeError(
             f"--models needs PyTorch and iree-turbine ({error}): pip install torch iree-turbine"
         ) from error
-    table = Table("model", "batch", "sites", "stock ms", "with the flag ms", "speed-up", "torch ms",
-                  "attention before", "after", "difference")  # fmt: skip
-    rows = []
-    with console.status("") as status:
-        for case in models.cases(only):
-            status.update(case.name)
-            row = models.measure(case, seconds)
-            rows.append(row.as_json())
-            table.add_row(*row.cells())
-    console.print(table)
-    write_json(out / "models.json", machine, rows)
-    console.print(f"wrote {out / 'models.json'}")
+    todo = models.selected(only)
+    if not todo:
+        names = ", ".join(model.name for model in models.MODELS)
+        raise RuntimeError(f"--only {only}: no model has that in its name; there are {names}")
+    batches = (1,) if quick else (1, 8)
+    return [(model.name, partial(models.measure, model, batches, seconds)) for model in todo]
+
+
+def _plot(console: Console, found: Run, out: Path) -> None:
+    drawn = plots.write(found, out)
+    for path in drawn:
+        console.print(f"wrote {path}")
+    if not drawn:
+        console.print(
+            "no plots: matplotlib is missing (pip install 'iree-flashattn[bench]')", markup=False
+        )
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeError(f"--out {out}: {error.strerror}") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str | None]:
+    import iree.runtime.version
+
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    return {
+        "iree_flashattn": __version__,
+        "iree": iree.runtime.version.VERSION,
+        "torch": None if torch is None else torch.__version__,
+    }

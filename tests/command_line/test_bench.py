@@ -1,0 +1,168 @@
+"""``iree-flashattn bench``: goals and verdicts, the saved file, tables, plots, and a real run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from iree_flashattn.bench import goals, plots, results
+from iree_flashattn.bench.machine import Machine
+from iree_flashattn.bench.results import ModelResult, Result, Run
+from support.command_line import run
+
+MACHINE = Machine("test", "avx2", 200.0, 20.0)
+
+
+def result(problem: str = "p", goal: str = goals.LONG, **ratio: float) -> Result:
+    return Result(
+        goal=goal,
+        problem=problem,
+        kernel="fa_forward_f32_avx512",
+        flops=100,
+        read_bytes=10,
+        seconds={"kernel": 2.0, **{name: 2.0 * value for name, value in ratio.items()}},
+        ratio=ratio,
+        amount={"fma": 400.0, "read": 40.0, "baseline": 50.0},
+        error={"kernel": 1e-7},
+    )
+
+
+def test_every_problem_of_the_list_has_a_goal() -> None:
+    assert goals.unclaimed() == set()
+
+
+def test_names_are_unique() -> None:
+    names = [case.name for goal in goals.goals() for case in goal.cases]
+    assert len(names) == len(set(names))
+
+
+def test_every_bar_can_be_measured_and_printed() -> None:
+    from iree_flashattn.cli.bench_tables import MEASURES
+
+    bars = [bar for goal in goals.goals() for bar in goal.bars]
+    bars += [bar for _, bar in goals.AGAINST_STOCK]
+    for bar in bars:
+        assert bar.measure in MEASURES
+        assert bar.measure == "stock" or bar.measure in results.MEASURES
+        assert bar.least <= bar.aim
+
+
+def test_quick_has_every_default_group() -> None:
+    groups = {goal.name for goal in goals.goals() if goal.default}
+    assert {goal.name for goal, _ in goals.selected(quick=True)} == groups
+
+
+def test_only_finds_names_and_groups() -> None:
+    assert {case.name for _, case in goals.selected("cross_77")} == {"cross_77_f32"}
+    assert len(goals.selected("tiny")) == len(goals.tiny())
+
+
+def test_values() -> None:
+    found = result(**{"torch": 1.5, "stock fused": 70.0, "stock spelled": 3.0, "fma": 2.0,
+                      "read": 2.0, "baseline": 0.5})  # fmt: skip
+    assert found.value("torch") == 1.5
+    assert found.value("stock") == 3.0  # of the faster form
+    assert found.value("FMA peak") == 0.5  # a quarter of the probe's operations in half its time
+    assert found.value("bandwidth") == 0.5
+    assert found.value("baseline") == 1.0
+    assert found.value("one worker") is None
+
+
+def test_verdicts() -> None:
+    met = result("a", torch=1.3, fma=3.2)
+    missed = result("b", torch=1.2, fma=3.0)
+    found = {(v.goal, v.bar.measure): v for v in results.verdicts([met, missed])}
+    torch = found[goals.LONG, "torch"]
+    assert (torch.met, torch.at_aim, torch.values) == (1, 0, (1.3, 1.2))
+    assert found[goals.LONG, "FMA peak"].met == 2
+    assert not any(measure == "stock" for _, measure in found)  # nothing was measured
+
+
+def saved(folder: Path) -> Run:
+    made = Run("today", {"iree": "1", "torch": None}, MACHINE, [result("a", torch=1.3)])
+    made.write(folder / "problems.json")
+    return made
+
+
+def test_a_saved_run_is_read_back(tmp_path: Path) -> None:
+    made = saved(tmp_path)
+    assert results.read(tmp_path / "problems.json") == made
+
+
+def test_a_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    made = saved(tmp_path)
+    made.add(result("b"))
+    made.add(result("a", torch=2.0))
+    assert [(r.problem, r.ratio.get("torch")) for r in made.results] == [("b", None), ("a", 2.0)]
+
+
+def test_show(tmp_path: Path) -> None:
+    saved(tmp_path)
+    out, _ = run("bench", "--show", str(tmp_path), "--out", str(tmp_path / "out"), "--markdown")
+    assert "| long f32 | times as fast as torch | met | 1.25 | 1.40 | 1.30 | 1.30 | 1 of 1 |" in (
+        " ".join(out.split())
+    )
+
+
+def test_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = plots.write(saved(tmp_path), tmp_path)
+    models = Run("today", {}, MACHINE, [
+        ModelResult("m", 1, 2, 2, {"stock": 2.0, "kernels": 1.0, "torch": 1.0, "rest": 0.5},
+                    {"stock": 2.0, "torch": 1.0, "rest": 0.5}, {"stock": 0.75, "kernels": 0.5}, {})
+    ])  # fmt: skip
+    drawn += plots.write(models, tmp_path)
+    assert [path.name for path in drawn] == ["speedup.svg", "roofline.svg", "models.svg"]
+    assert all("</svg>" in path.read_text() for path in drawn)
+    before = [path.read_bytes() for path in drawn]
+    again = plots.write(saved(tmp_path), tmp_path) + plots.write(models, tmp_path)
+    assert [path.read_bytes() for path in again] == before
+
+
+def test_bench(tmp_path: Path) -> None:
+    arguments = ("--seconds", "0.1", "--no-stock", "--out", str(tmp_path))
+    out, _ = run("bench", "--only", "cross_77", *arguments)
+    assert "FMA peak" in out
+    first = results.read(tmp_path / "problems.json")
+    (found,) = first.results
+    assert found.problem == "cross_77_f32"
+    assert found.seconds["kernel"] > 0
+    assert found.error["kernel"] < 1e-5
+    assert found.value("FMA peak") > 0
+    assert first.machine.read_gbps > 0
+    # One worker, the read probe, split keys; beside what the file has already.
+    out, _ = run("bench", "--only", "decode_one_head", "--update", *arguments)
+    names = [r.problem for r in results.read(tmp_path / "problems.json").results]
+    assert names == ["cross_77_f32", "decode_one_head_f32"]
+    assert "times as fast as one worker" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "nothing"), "--only nothing: no problem and no group has that in its name"),
+        (("--models", "--only", "nothing"), "--only nothing: no model has that in its name"),
+        (("--seconds", "0"), "--seconds 0 has to be more than 0"),
+        (("--show", "/nowhere"), "--show /nowhere: there is no problems.json or models.json"),
+    ],
+)
+def test_refusals(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    _, error = run("bench", *arguments, "--out", str(tmp_path), status=1)
+    assert message in error
+
+
+def test_a_file_that_is_no_run(tmp_path: Path) -> None:
+    file = tmp_path / "problems.json"
+    for text in ("", "[]", json.dumps({"results": []})):
+        file.write_text(text)
+        _, error = run("bench", "--show", str(tmp_path), status=1)
+        assert f"{file} is no file of `iree-flashattn bench`" in error
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ("--only", "cross_77", "--out", str(tmp_path / "file" / "folder"))
+    _, error = run("bench", *arguments, status=1)
+    assert error == f"iree-flashattn: --out {tmp_path / 'file' / 'folder'}: Not a directory\n"
