@@ -79,7 +79,9 @@ def compile_module(
         if plugin:
             command.append("--iree-plugin=flashattn")
         start = time.perf_counter()
-        result = subprocess.run(command, env=variables, capture_output=True, text=True)
+        result = subprocess.run(
+            command, env=variables, capture_output=True, text=True, errors="replace"
+        )
         seconds = time.perf_counter() - start
         if result.returncode:
             raise CompileError(in_short(result.stderr) or f"exit status {result.returncode}")
@@ -111,4 +113,5 @@ def compile_with_family(source: str, family: str) -> Compiled:
 def in_short(messages: str) -> str:
     """What the compiler says up to the IR that it prints behind an error, thousands of lines."""
     lines = messages.partition("note: see current operation:")[0].strip().splitlines()
-    return "\n".join(line if len(line) <= 500 else line[:500] + " …" for line in lines)
+    short = (line if len(line) <= 500 else line[:500] + " …" for line in lines)
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in short)

@@ -68,9 +68,37 @@ def test_explain_of_a_broken_module(tmp_path: Path) -> None:
     assert str(path) in error
 
 
+def test_explain_of_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(bytes(range(256)))
+    _, error = run("explain", str(path), status=1)
+    assert str(path) in error
+    assert all(c.isprintable() or c == "\n" for c in error)
+
+
+def test_explain_with_a_flag_that_the_compiler_does_not_know(model: Path) -> None:
+    _, error = run("explain", str(model), "--no-such-flag", status=1)
+    assert error.startswith("iree-compile: Unknown command line argument '--no-such-flag'")
+
+
 def test_explain_of_no_file() -> None:
     _, error = run("explain", "missing.mlir", status=1)
-    assert error == "iree-flashattn: missing.mlir is no file\n"
+    assert error == "iree-flashattn: missing.mlir: no such file\n"
+
+
+def test_explain_of_a_folder(tmp_path: Path) -> None:
+    _, error = run("explain", str(tmp_path), status=1)
+    assert error == f"iree-flashattn: {tmp_path}: a folder\n"
+
+
+def test_tables_fit_a_narrow_terminal(model: Path) -> None:
+    """No name is cut, and no line is longer than the terminal."""
+    out, _ = run("info", COLUMNS="80")
+    table = out[out.index("back end") :]
+    assert "sm90a_d128_general" in table
+    assert max(map(len, table.splitlines())) <= 80
+    out, _ = run("explain", str(model), COLUMNS="80")
+    assert max(map(len, out[: out.index("was offered")].splitlines()[:-1])) <= 80
 
 
 def test_demo() -> None:

@@ -8,13 +8,13 @@ from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from .. import oracle
 from ..bench import modules, running
 from ..compiling import LOCAL, compile_module
 from ..problems import Problem
+from . import console as consoles
 
 
 @dataclass
@@ -56,7 +56,7 @@ def issue_reference(inputs: list[NDArray]) -> NDArray[np.float64]:
 
 
 def run() -> None:
-    console = Console()
+    console = consoles.make()
     table = Table(
         "module", "compiler", "time", "GFLOP/s", "speed-up", "largest error", title="local-task"
     )

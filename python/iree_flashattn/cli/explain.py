@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..compiling import LOCAL, CompileError, compile_module
+from . import console as consoles
 
 
 def run(model: Path, flags: Sequence[str]) -> None:
     """Compiles to the end of preprocessing, where the plugin works, and shows its report."""
     if not model.is_file():
-        raise RuntimeError(f"{model} is no file")
+        raise RuntimeError(f"{model}: {'a folder' if model.is_dir() else 'no such file'}")
     given = list(flags) if any("target" in flag for flag in flags) else [*LOCAL, *flags]
     try:
         done = compile_module(model, [*given, "--compile-to=preprocessing"])
     except CompileError as error:
-        raise RuntimeError(f"iree-compile: {error}") from error
-    console = Console()
+        said = str(error).removeprefix("iree-compile: ")
+        raise RuntimeError(f"iree-compile: {said}") from error
+    console = consoles.make()
     for site in done.sites:
         site["location"] = site["location"].replace(str(model), model.name, 1)
     if not done.sites:
@@ -39,7 +40,8 @@ def run(model: Path, flags: Sequence[str]) -> None:
 
 
 def table_of(sites: list[dict[str, Any]]) -> Table:
-    table = Table("location", "spelling", "shape", "dtype", "mask", "kernel, or why not")
+    table = Table("location", "spelling", "shape", "dtype", "mask")
+    table.add_column("kernel, or why not", overflow="fold")
     for site in sites:
         verdict = f"[green]{site['kernel']}[/green]"
         if not site["matched"]:

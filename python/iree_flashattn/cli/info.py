@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
+from rich import box
 from rich.table import Table
 
 from .. import __version__, _startup, catalog, resources, runtime
 from ..matrix import matrix_rows
 from ..resources import MissingResourceError
+from . import console as consoles
 
 
 def run(runtime_plugin: bool) -> None:
     if runtime_plugin:
         print(runtime.path())
         return
-    console = Console()
-    facts = Table(show_header=False, box=None, pad_edge=False)
     for name, value in _facts():
-        facts.add_row(name, value)
-    console.print(facts, soft_wrap=True)
-    console.print()
-    header, *rows = matrix_rows()
-    table = Table(*header, title="Kernels")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        print(f"{name:<20}{value}")
+    consoles.make().print(_kernel_table())
+
+
+def _kernel_table() -> Table:
+    """The support matrix without what its kernels lack, for which there is no room."""
+    table = Table("back end", "kernels", "types", "head dims", "runs on", box=box.SIMPLE_HEAD)
+    for column in table.columns[:4]:
+        column.no_wrap = True
+    before = ""
+    for backend, variant, target, types, dims, *_ in matrix_rows()[1:]:
+        table.add_row(
+            "" if backend == before else backend,
+            variant,
+            types,
+            dims.replace("multiples of", "by"),
+            target.replace("x86_64, ", ""),
+        )
+        before = backend
+    return table
 
 
 def _facts() -> list[tuple[str, str]]:
