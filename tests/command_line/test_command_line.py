@@ -98,7 +98,7 @@ def test_tables_fit_a_narrow_terminal(model: Path) -> None:
     assert "sm90a_d128_general" in table
     assert max(map(len, table.splitlines())) <= 80
     out, _ = run("explain", str(model), COLUMNS="80")
-    assert max(map(len, out[: out.index("was offered")].splitlines()[:-1])) <= 80
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_demo() -> None:
