@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -50,23 +51,36 @@ def prefill(element: str, lengths: list[int]) -> list[Problem]:
     return rows
 
 
+def few(element: str) -> list[Problem]:
+    """One batch entry of 2048 channels: hardly more query tiles than a GPU takes at once."""
+    rows = []
+    for dim, heads in ((128, 16), (64, 32)):
+        for length in (1024, 2048, 4096):
+            p = Problem(f"few_{element}_d{dim}_s{length}", heads=heads, q_len=length,
+                        kv_len=length, dk=dim, element=element)  # fmt: skip
+            rows += [p, causal(p)]
+    return rows
+
+
 def masked(element: str) -> list[Problem]:
     """A padding mask, one row of keys a batch entry."""
     return [
         Problem(f"masked_{element}_d{dim}_s4096", batch=4, heads=2048 // dim, q_len=4096,
                 kv_len=4096, dk=dim, element=element, mask="keep", mask_dims="bk")
-        for dim in (128, 64)
+        for dim in (256, 128, 64)
     ]  # fmt: skip
 
 
 def decode(element: str) -> list[Problem]:
     """One query row a head over 0.5 to 1 GB of K and V."""
     shapes = [(16, 32, 8, 16384), (1, 32, 8, 262144), (64, 64, 8, 4096), (4, 32, 32, 16384)]
-    return [
+    rows = [
         Problem(f"decode_{element}_b{b}_h{h}_{kv}_s{s}", batch=b, heads=h, kv_heads=kv, q_len=1,
                 kv_len=s, dk=128, element=element)
         for b, h, kv, s in shapes
     ]  # fmt: skip
+    padded = replace(rows[0], name=f"{rows[0].name}_masked", mask="keep", mask_dims="bk")
+    return [*rows, padded]
 
 
 def words_of(p: Problem, splits: int) -> np.ndarray:
@@ -170,7 +184,7 @@ def serving(ours: list[Ours], p: Problem) -> list[Ours]:
     fit = [
         c for c in ours
         if c.row.element == p.element and c.row.role == role and p.features <= c.row.features
-        and c.row.head_dim.serves(p.dk, p.dv)
+        and c.row.head_dim.serves(p.dk, p.dv) and ("weights" in c.row.features) == p.weights
     ]  # fmt: skip
     width = min((c.row.head_dim.max for c in fit), default=0)
     fit = [c for c in fit if c.row.head_dim.max == max(width, p.dk)] or fit
@@ -258,7 +272,7 @@ def main() -> None:
     copy = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, copy {copy:.0f} GB/s, torch {torch.__version__}")
     element = options.element
-    problems = prefill(element, options.lengths) + masked(element) + decode(element)
+    problems = prefill(element, options.lengths) + few(element) + masked(element) + decode(element)
     results = [measure(p, ours, options.rounds) for p in problems if options.only in p.name]
     for result in results:
         print(result["problem"], *(f"{k}: {v}" for k, v in result["notes"].items()))

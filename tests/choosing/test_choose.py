@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from iree_flashattn import catalog
@@ -115,7 +117,12 @@ GOLDEN = [
     ("avx2", {"q_len": 1, "kv_len": 4096, "dtype": "bf16"},
      "fa_partial_bf16_avx512_small fa_partial_bf16_avx2", 2),
     # CUDA: the Hopper kernel where the device is one, else one for every GPU of the target
-    ("sm_80", {"dtype": "bf16"}, "fa_forward_bf16_sm90a_d64 fa_forward_bf16_sm80_d64", 1),
+    ("sm_80", {"dtype": "bf16", "q_len": 1025},
+     "fa_forward_bf16_sm90a_d64 fa_forward_bf16_sm80_d64", 1),
+    ("sm_80", {"dtype": "bf16", "q_len": "n"},
+     "fa_forward_bf16_sm90a_d64 fa_forward_bf16_sm80_d64", 1),
+    ("sm_80", {"dtype": "bf16", "q_len": 1024},
+     "fa_forward_bf16_sm90a_d64_short fa_forward_bf16_sm80_d64", 1),
     ("sm_86", {"dtype": "f16", "dk": 96}, "fa_forward_f16_sm90a_d128 fa_forward_f16_sm80_d128", 1),
     ("sm_80", {"dtype": "f16", "dk": 65}, "fa_forward_f16_sm80_d128", 1),
     ("sm_80", {"dk": 128}, "fa_forward_f32_sm80_d128", 1),
@@ -140,6 +147,18 @@ def test_golden(target: str, changes: dict, kernels: str, splits: int) -> None:
     assert [row.name for row in choice.combine] == merges
 
 
+def test_cuda_row_that_wants_more_shared_memory_than_the_target_has() -> None:
+    rows = [
+        replace(row, scratch_bytes=150000)
+        for row in catalog.kernels("cuda")
+        if not row.target.get("only") and row.role == "forward"
+    ]
+    assert isinstance(choose(site(), TARGETS["sm_80"], UNGATED, rows), Choice)
+    answer = choose(site(), TARGETS["sm_86"], UNGATED, rows)
+    assert isinstance(answer, Refusal)
+    assert "150000 bytes of shared memory (sm_86 has 101376)" in answer.reason
+
+
 def test_operands_of_different_types_are_computed_in_f32() -> None:
     mixed = site(dtype="f16")
     mixed.out = View(None, "f32", mixed.out.strides)
@@ -152,6 +171,8 @@ REFUSED = [
     ("vmvx", {}, "choose.target", "llvm-cpu (embedded-elf), cuda and vulkan-spirv", "vmvx"),
     ("rocm", {}, "choose.target", "cuda and vulkan-spirv", "rocm-hsaco-fb"),
     ("sm_75", {}, "choose.kernel", "compile with --iree-cuda-target=sm_80", "sm_75"),
+    ("sm_80", {"batch": 40000, "heads": 60000, "q_len": 2, "kv_len": 2, "dk": 1}, "choose.grid",
+     "over 2147483647 workgroups", "2400000000"),
     ("sm_80", {"dk": 300}, "choose.kernel", "head dims up to 256, the site has 300", "sm_80"),
     ("riscv", {}, "choose.kernel", "no kernel runs on this target", "riscv_64"),
     ("avx512", {"dtype": "i8"}, "choose.site", "f32, f16 and bf16", "i8"),

@@ -13,7 +13,7 @@
 namespace fa {
 
 template <class Element, int kDk_, int kDv_, int kGroups_, int kKvTile_, int kStages_,
-          bool kTakeTurns_, bool kGeneral_>
+          bool kTakeTurns_, bool kGeneral_, int kBlocks_>
 struct WgmmaConfig {
   using E = Element;
   static constexpr int kDk = kDk_, kDv = kDv_;  // head dims served, multiples of 64
@@ -23,8 +23,10 @@ struct WgmmaConfig {
   static constexpr int kStages = kStages_;
   static constexpr bool kTakeTurns = kTakeTurns_;
   static constexpr bool kGeneral = kGeneral_;  // masks, bias, softcap, finite fill
-  static constexpr int kProducerRegisters = kGroups == 3 ? 32 : 40;
-  static constexpr int kConsumerRegisters = kGroups == 3 ? 160 : 232;
+  static constexpr int kBlocks = kBlocks_;     // at once on a multiprocessor
+  static_assert(kBlocks == 1 || (kBlocks == 2 && kGroups == 2), "registers for these");
+  static constexpr int kProducerRegisters = kBlocks == 2 ? 24 : kGroups == 3 ? 32 : 40;
+  static constexpr int kConsumerRegisters = kBlocks == 2 ? 104 : kGroups == 3 ? 160 : 232;
   static constexpr uint32_t kQBytes = tile_bytes<E>(64, kDk > kDv ? kDk : kDv);  // a warpgroup's
   static constexpr uint32_t kKBytes = tile_bytes<E>(kKvTile, kDk);
   static constexpr uint32_t kVBytes = tile_bytes<E>(kKvTile, kDv);

@@ -154,6 +154,7 @@ FA_DEVICE void pin(float (&d)[kCount]) {
 
 #define FA_R4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define FA_R16(i) FA_R4(i), FA_R4(i + 4), FA_R4(i + 8), FA_R4(i + 12)
+#define FA_R24 FA_R16(0), FA_R4(16), FA_R4(20)
 #define FA_R32 FA_R16(0), FA_R16(16)
 #define FA_R40 FA_R32, FA_R4(32), FA_R4(36)
 #define FA_R48 FA_R32, FA_R16(32)
@@ -165,6 +166,7 @@ FA_DEVICE void pin(float (&d)[kCount]) {
   "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9"
 #define FA_T30 FA_T() ", " FA_T(1) ", " FA_T(2) ", "
 #define FA_T60 FA_T30 FA_T(3) ", " FA_T(4) ", " FA_T(5) ", "
+#define FA_N24 "{" FA_T() ", " FA_T(1) ", %20, %21, %22, %23}"
 #define FA_N32 "{" FA_T30 "%30, %31}"
 #define FA_N40 "{" FA_T30 FA_T(3) "}"
 #define FA_N48 "{" FA_T30 FA_T(3) ", %40, %41, %42, %43, %44, %45, %46, %47}"
@@ -200,6 +202,7 @@ FA_DEVICE void product_registers(float (&d)[kCount], const uint32_t* a, uint64_t
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                          \
   }
 #define FA_WGMMA_SIZES(E, TYPE)                       \
+  FA_WGMMA(E, TYPE, 48, 24, 24, 25, 26, 27, 28, 29)   \
   FA_WGMMA(E, TYPE, 64, 32, 32, 33, 34, 35, 36, 37)   \
   FA_WGMMA(E, TYPE, 80, 40, 40, 41, 42, 43, 44, 45)   \
   FA_WGMMA(E, TYPE, 96, 48, 48, 49, 50, 51, 52, 53)   \

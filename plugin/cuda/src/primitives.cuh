@@ -89,13 +89,6 @@ FA_DEVICE uint32_t pack2<BF16>(float low, float high) {
   return y;
 }
 
-// The nearest tf32 (8 bits of exponent, 10 of mantissa), as f32 bits.
-FA_DEVICE uint32_t round_tf32(float x) {
-  uint32_t y;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-  return y;
-}
-
 // ---- Shared memory ------------------------------------------------------------------------------
 
 // The block's dynamic shared memory, at a multiple of 1024 bytes; the launch asks for 1024 more.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # The z axis of a grid has 16 bits in IREE's local devices and in CUDA; Vulkan guarantees as much.
 MAX_GRID_YZ = 65535
+MAX_GRID_X = 2**31 - 1  # in CUDA, the least of those that use x alone
 
 _NO_BACKEND = (
     "iree-flashattn has kernels for the targets llvm-cpu (embedded-elf), cuda and vulkan-spirv"
@@ -75,7 +76,7 @@ def choose(
 
 
 def over_grid(site: AttentionSite, choice: Choice) -> tuple[str, str] | None:
-    """(reason, grid) where a y or z axis has more workgroups than devices can count."""
+    """(reason, grid) where an axis has more workgroups than devices can count."""
     sizes = {
         name: getattr(site, name).static or 1 for name in ("batch", "heads", "kv_heads", "q_len")
     }
@@ -83,6 +84,9 @@ def over_grid(site: AttentionSite, choice: Choice) -> tuple[str, str] | None:
         grid = row.grid_size(sizes | {"splits": choice.splits})
         if max(grid[1:]) > MAX_GRID_YZ:
             reason = f"batch or heads are over {MAX_GRID_YZ}, the limit of a grid axis"
+            return reason, f"{row.name}: {grid}"
+        if grid[0] > MAX_GRID_X:
+            reason = f"query blocks, heads and batch make over {MAX_GRID_X} workgroups"
             return reason, f"{row.name}: {grid}"
     return None
 

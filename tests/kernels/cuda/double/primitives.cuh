@@ -107,8 +107,6 @@ inline uint32_t pack2(float low, float high) {
   return round_bits(low, E{}) | uint32_t(round_bits(high, E{})) << 16;
 }
 
-inline uint32_t round_tf32(float x) { return (float_to_bits(x) + 0x1000) & ~0x1fffu; }
-
 // ---- Shared memory ------------------------------------------------------------------------------
 
 inline uint32_t shared_base() { return (machine::kSharedBase + 1023u) & ~1023u; }
