@@ -80,6 +80,22 @@ struct GeneralScore {
               int64_t(rows.query[r] < w.q_len() ? rows.query[r] : w.q_len() - 1) * w[stride_x];
   }
 
+  // The last of a lane's columns, counted from its first.
+  template <int kCount>
+  static constexpr int kLastColumn = (kCount / 4 - 1) * 8 + 1;
+
+  FA_DEVICE static void add_pair(float* s, const F32* at) {
+    const uint64_t both = *reinterpret_cast<const uint64_t*>(at);
+    s[0] += bits_to_float(uint32_t(both));
+    s[1] += bits_to_float(uint32_t(both >> 32));
+  }
+  template <class H>
+  FA_DEVICE static void add_pair(float* s, const H* at) {
+    const uint32_t both = *reinterpret_cast<const uint32_t*>(at);
+    s[0] += to_float(H{uint16_t(both)});
+    s[1] += to_float(H{uint16_t(both >> 16)});
+  }
+
   template <int kCount>
   FA_DEVICE void add_bias(float (&s)[kCount], const LaneRows& rows, int key) const {
     int64_t row[2];
@@ -88,6 +104,14 @@ struct GeneralScore {
     const int64_t step = w.flag(FA_FLAG_BIAS_KEY_BROADCAST) ? 0 : 1;
     auto add = [&](const auto* values) {
       const decltype(values) base[2] = {values + row[0] + key * step, values + row[1] + key * step};
+      const uintptr_t either =
+          reinterpret_cast<uintptr_t>(base[0]) | reinterpret_cast<uintptr_t>(base[1]);
+      if (step == 1 && either % (2 * sizeof(*values)) == 0 && kLastColumn<kCount> <= last) {
+#pragma unroll
+        for (int i = 0; i < kCount; i += 2)
+          add_pair(s + i, base[i >> 1 & 1] + i / 4 * 8);
+        return;
+      }
       each(s, [&](float x, int r, int column) {
         return x + to_float(base[r][(column < last ? column : last) * step]);
       });
@@ -107,16 +131,25 @@ struct GeneralScore {
     const int64_t step = w.flag(FA_FLAG_MASK_KEY_BROADCAST) ? 0 : 1;
     const uint8_t* base[2] = {mask + row[0] + key * step, mask + row[1] + key * step};
     const bool drop = w.flag(FA_FLAG_MASK_DROP);
-    if (w[FA_WORD_MASK_STRIDE_X] == 0 && (w[FA_WORD_MASK_STRIDE_H] == 0 || rows.head[0] == rows.head[1])) {
-      // A padding mask: both rows of the lane share their bytes.
+    auto fill_pair = [&](float* pair, uint32_t bytes) {
+      pair[0] = ((bytes & 0xff) != 0) == drop ? fill : pair[0];
+      pair[1] = (bytes >> 8 != 0) == drop ? fill : pair[1];
+    };
+    const uintptr_t either =
+        reinterpret_cast<uintptr_t>(base[0]) | reinterpret_cast<uintptr_t>(base[1]);
+    if (step == 1 && either % 2 == 0 && kLastColumn<kCount> <= last) {
+      auto bytes_at = [](const uint8_t* at) { return *reinterpret_cast<const uint16_t*>(at); };
+      if (base[0] == base[1]) {  // a padding mask: both rows of the lane share their bytes
 #pragma unroll
-      for (int i = 0; i < kCount; i += 4) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int column = i / 4 * 8 + j;
-          if ((base[0][(column < last ? column : last) * step] != 0) == drop)
-            s[i + j] = s[i + 2 + j] = fill;
+        for (int i = 0; i < kCount; i += 4) {
+          const uint32_t bytes = bytes_at(base[0] + 2 * i);
+          fill_pair(s + i, bytes);
+          fill_pair(s + i + 2, bytes);
         }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kCount; i += 2)
+          fill_pair(s + i, bytes_at(base[i >> 1 & 1] + i / 4 * 8));
       }
       return;
     }
@@ -133,7 +166,10 @@ struct GeneralScore {
       each(s, [&](float, int, int) { return -kInf; });
       return;
     }
-    const float scale = w.number(FA_WORD_SCALE), fill = w.number(FA_WORD_FILL);
+    const float fill = w.number(FA_WORD_FILL);
+    // With masks alone scores are in log2 units from the start.
+    const bool masks_alone = !w.flag(FA_FLAG_SOFTCAP | FA_FLAG_BIAS) && fill == -kInf;
+    const float scale = w.number(FA_WORD_SCALE) * (masks_alone ? kLog2e : 1.0f);
     each(s, [&](float x, int, int) { return x * scale; });
     if (w.flag(FA_FLAG_SOFTCAP)) {
       const float cap = w.number(FA_WORD_SOFTCAP), inverse = 1.0f / cap;
@@ -154,9 +190,14 @@ struct GeneralScore {
     }
     if (w.flag(FA_FLAG_MASK)) fill_masked(s, rows, key, fill);
     if (w.flag(FA_FLAG_BIAS) && after) add_bias(s, rows, key);
+    const int end = w.kv_len() - key;
+    if (masks_alone) {
+      if (end <= kLastColumn<kCount>)
+        each(s, [&](float x, int, int column) { return column < end ? x : -kInf; });
+      return;
+    }
     // A finite score stays finite: the lowest f32 is a common fill, and a row that has nothing else
     // weighs all its keys alike.
-    const int end = w.kv_len() - key;
     each(s, [&](float x, int, int column) {
       const float lowest = -3.4028234663852886e38f, scaled = x * kLog2e;
       const float finite = scaled < lowest && x != -kInf ? lowest : scaled;
