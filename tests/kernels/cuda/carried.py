@@ -74,13 +74,13 @@ def dynamic_module() -> str:
 }}"""
 
 
-def compile_all(folder: Path) -> None:
+def compile_all(folder: Path, only: str) -> None:
     from iree_flashattn.bench import modules
     from iree_flashattn.compiling import compile_module
 
     folder.mkdir(parents=True, exist_ok=True)
     manifest, refused = [], []
-    for p in problems():
+    for p in (p for p in problems() if only in p.name):
         plain = replace(p, weights=False)
         if not modules.servable(plain) or max(p.dk, p.dv) > 256 or 0 in (p.q_len, p.kv_len):
             continue
@@ -199,9 +199,10 @@ def main() -> int:
     parser.add_argument("what", choices=("compile", "run"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", default="", help="compile problems with this in their name")
     options = parser.parse_args()
     if options.what == "compile":
-        compile_all(options.folder)
+        compile_all(options.folder, options.only)
         return 0
     return run_all(options.folder, options.device)
 
