@@ -66,6 +66,13 @@ def kernel_file(backend: str, name: str) -> Path:
     return path
 
 
+def has_kernels(backend: str) -> bool:
+    """Whether any were built: a build leaves out back ends that it has no compiler for."""
+    if installed():
+        return any(name.startswith(f"{backend}/") for name in _checksums())
+    return any((native_dir() / backend).glob("fa_*"))
+
+
 @cache
 def _checksums() -> dict[str, str]:
     lines = require(native_dir() / "checksums.txt").read_text(encoding="utf-8").splitlines()

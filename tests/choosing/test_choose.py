@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from iree_flashattn import catalog
+from iree_flashattn import catalog, resources
 from iree_flashattn.choosing import Choice, Options, choose
 from iree_flashattn.extent import Extent
 from iree_flashattn.refusal import Refusal
@@ -145,6 +145,18 @@ def test_golden(target: str, changes: dict, kernels: str, splits: int) -> None:
     assert ([row.name for row in choice.rows], choice.splits) == (kernels.split(), splits)
     merges = [row.combine for row in choice.rows] if splits > 1 else []
     assert [row.name for row in choice.combine] == merges
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_package_built_without_nvcc(installed: bool, tmp_path, monkeypatch) -> None:
+    """The table is there and no kernel is: stock code stays, and the reason names the compiler."""
+    (tmp_path / "cuda").mkdir()
+    monkeypatch.setattr(resources, "native_dir", lambda: tmp_path)
+    monkeypatch.setattr(resources, "installed", lambda: installed)
+    monkeypatch.setattr(resources, "_checksums", lambda: {"cpu/fa_forward_f32_avx2.o": "0"})
+    answer = choose(site(), TARGETS["sm_80"], UNGATED)
+    assert isinstance(answer, Refusal)
+    assert (answer.rule, "nvidia-cuda-nvcc" in answer.reason) == ("choose.table", True)
 
 
 def test_cuda_row_that_wants_more_shared_memory_than_the_target_has() -> None:

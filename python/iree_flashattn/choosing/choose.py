@@ -9,7 +9,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from .. import catalog
+from .. import catalog, resources
 from ..refusal import Refusal
 from .choice import Choice, Options
 from .demands import demands, element_of, misfit
@@ -28,6 +28,8 @@ MAX_GRID_X = 2**31 - 1  # in CUDA, the least of those that use x alone
 _NO_BACKEND = (
     "iree-flashattn has kernels for the targets llvm-cpu (embedded-elf), cuda and vulkan-spirv"
 )
+_UNBUILT = "this installation has no kernels for the target: it was built without their compiler"
+_TOOLS = {"cuda": " (nvcc: pip install nvidia-cuda-nvcc==13.0.* and build the package again)"}
 
 
 def choose(
@@ -48,6 +50,8 @@ def choose(
     if found := misfit(site):
         return refuse("choose.site", *found)
     if rows is None:
+        if not resources.has_kernels(target.backend):
+            return refuse("choose.table", _UNBUILT + _TOOLS.get(target.backend, ""), str(target))
         rows = catalog.kernels(target.backend)
     if options.family:
         rows = [row for row in rows if row.name.endswith(f"_{options.family}")]
