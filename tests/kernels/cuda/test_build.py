@@ -50,3 +50,20 @@ def test_ptx_asks_for_an_old_driver_and_takes_the_launchers_arguments(tmp_path):
     entry = text[text.index(f".visible .entry {row.name}(") :]
     parameters = re.findall(r"\.param \.(u64|u32)", entry[: entry.index(")")])
     assert parameters == ["u64"] * 4 + ["u32"] * 32
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "ptxas info : (C7512) Potential Performance Loss: wgmma.mma_async instructions are"
+        " serialized due to insufficient register resources for the function 'fa_x'",
+        "ptxas warning : (C7508) setmaxnreg is ignored to maintain minimum register requirements",
+    ],
+)
+def test_hopper_code_that_the_assembler_gave_up_on_is_refused(message):
+    """The assembler only tells; such a kernel would run at a fraction of its speed."""
+    build = build_module()
+    row = catalog.find("fa_forward_f16_sm90a_d64")
+    build._refuse_slow_code(row, "ptxas info : Used 128 registers, used 16 barriers")
+    with pytest.raises(build.BuildError, match=row.name):
+        build._refuse_slow_code(row, f"ptxas info : Used 168 registers\n{message}\n")
