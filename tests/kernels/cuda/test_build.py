@@ -8,6 +8,7 @@ import pytest
 from host_double import build_module
 
 from iree_flashattn import catalog
+from iree_flashattn.abi import BINDING, WORD_COUNT
 from iree_flashattn.choosing.cuda import OLDEST
 from iree_flashattn.emitting import cuda as emitting
 
@@ -49,7 +50,7 @@ def test_ptx_asks_for_an_old_driver_and_takes_the_launchers_arguments(tmp_path):
     assert ".target sm_80" in text
     entry = text[text.index(f".visible .entry {row.name}(") :]
     parameters = re.findall(r"\.param \.(u64|u32)", entry[: entry.index(")")])
-    assert parameters == ["u64"] * 4 + ["u32"] * 32
+    assert parameters == ["u64"] * (BINDING["COMBINE_OUT"] + 1) + ["u32"] * WORD_COUNT
 
 
 @pytest.mark.parametrize(
