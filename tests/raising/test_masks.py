@@ -144,6 +144,23 @@ def test_mask_after_the_softmax(attention: Attention) -> None:
     assert attention.refusal(attention.values(p)).rule == "softmax"
 
 
+@pytest.mark.parametrize(("fill", "same"), [(LOWEST, True), (LOWEST, False), (-2.0, True)])
+def test_mask_before_and_after_the_softmax(
+    attention: Attention, fill: float, same: bool
+) -> None:
+    """DeBERTa's softmax: the lowest float before, zero after, at the same places."""
+    net = attention.net
+    keep = net.input((ROWS, KEYS), "i1")
+    p = attention.softmax(net.select(keep, [1, 2], attention.scores(), fill, True))
+    after = keep if same else net.input((ROWS, KEYS), "i1")
+    o = attention.values(net.select(after, [1, 2], p, 0.0, True))
+    if same and fill == LOWEST:
+        site = attention.site(o)
+        assert (site.empty_row, site.fill) == ("zero", -math.inf)
+    else:
+        assert attention.refusal(o).rule == "softmax"
+
+
 def test_guard_against_nan_makes_empty_rows_zero(attention: Attention) -> None:
     net = attention.net
     s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], attention.scores(), -math.inf, True)

@@ -17,6 +17,11 @@ RULE = "scores"
 FAR = 1e30  # adding a score to a value beyond this leaves the value as it is
 
 
+def lowest_useful(dtype: str) -> float:
+    """A score that was filled with this or less cannot be told from the fill."""
+    return -6e4 if dtype == "f16" else -FAR
+
+
 def add_term(reader: Reader, score: Score, term: Node) -> None:
     """Adds a term without scores: nothing, a mask that is written as a sum, or a bias."""
     constant = strip_casts_constant(reader, term)
@@ -95,7 +100,7 @@ def _additive_mask(reader: Reader, head: Apply, dtype: str) -> tuple[Node, float
         a, b = strip_casts_constant(reader, zero), strip_casts_constant(reader, far)
         if isinstance(a, Const) and isinstance(b, Const) and a.value == 0:
             value = rounded(float(b.value), dtype)
-            if value <= -FAR or (dtype == "f16" and value <= -6e4):
+            if value <= lowest_useful(dtype):
                 return keep, value
     return None
 

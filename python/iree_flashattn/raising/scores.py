@@ -14,7 +14,7 @@ import math
 from .dots import unlikeness
 from .exponent import Term
 from .expr import Apply, Const, Load, Node
-from .fills import FAR, RULE, add_term, mask_with
+from .fills import RULE, add_term, lowest_useful, mask_with
 from .folding import apply, negate, rounded
 from .indicators import condition_of
 from .leaves import has_product
@@ -224,7 +224,7 @@ def _clamp(reader: Reader, node: Node, bound: Node, axes: Axes) -> Score:
     score = parse_score(reader, node, axes)
     constant = strip_casts_constant(reader, bound)
     lowest = float(constant.value) if isinstance(constant, Const) else 0.0
-    if lowest > (-6e4 if getattr(node, "dtype", "") == "f16" else -FAR):
+    if lowest > lowest_useful(getattr(node, "dtype", "f32")):
         raise Refuse(RULE, "the scores are clamped from below", "maximumf")
     if score.bias or score.after:
         raise Refuse(RULE, "scores with a bias are clamped from below", "maximumf")

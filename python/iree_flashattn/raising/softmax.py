@@ -6,15 +6,18 @@ factors that do not vary over the keys.
 
 from __future__ import annotations
 
+import math
+
 from .axes import Lin, dense_length
 from .exponent import exponent, terms_of
 from .expr import Apply, Const, Load, Node
+from .fills import lowest_useful
 from .folding import apply, negate
 from .guards import check_guards, is_infinite, is_row_guard
 from .quotient import RULE, Softmax, match_quotient, quotient_of
 from .reader import Reader
 from .refuse import Refuse
-from .unify import atoms_of, depends, strip_casts
+from .unify import Unifier, atoms_of, depends, strip_casts
 
 
 def match_softmax(reader: Reader, node: Node, keys: list[Lin]) -> Softmax:
@@ -46,16 +49,53 @@ def match_softmax(reader: Reader, node: Node, keys: list[Lin]) -> Softmax:
     if found is None:
         numerator, denominator, spelling = quotient_of(reader, head, key_atoms)
         masks = [g for g in guards if not is_row_guard(reader, g, head)]
-        for guard in masks:
-            # probabilities are zero where the scores are masked, and there only
-            guards.remove(guard)
-            arguments = (guard, Const(0.0, "f32"), numerator)
-            numerator = Apply("select", arguments, "f32")
-        found = match_quotient(reader, numerator, denominator, keys, key_atoms)
+        guards = [g for g in guards if g not in masks]
+        found = _match_masked(reader, numerator, denominator, keys, masks)
         found.spelling = spelling
         found.zero_rows = bool(masks)
     found.trail, found.scaled, found.factors = trail, scaled, factors
     return check_guards(reader, found, guards, head)
+
+
+def _match_masked(
+    reader: Reader, numerator: Node, denominator: Node, keys: list[Lin], masks: list[Node]
+) -> Softmax:
+    """The quotient, zero where one of ``masks`` holds: scores must be masked there, and there
+    only."""
+    key_atoms = atoms_of(reader, keys)
+    masked = numerator
+    for guard in masks:
+        masked = Apply("select", (guard, Const(0.0, "f32"), masked), "f32")
+    try:
+        return match_quotient(reader, masked, denominator, keys, key_atoms)
+    except Refuse:
+        if len(masks) != 1:
+            raise
+        found = match_quotient(reader, numerator, denominator, keys, key_atoms)
+        terms = [(sign, _emptied(reader, node, masks[0])) for sign, node in found.terms]
+        if terms == found.terms:
+            raise
+        found.terms = terms
+        return found
+
+
+def _emptied(reader: Reader, node: Node, guard: Node) -> Node:
+    """Scores with -inf where the guard holds, if they have a number there that underflows.
+
+    DeBERTa's softmax fills with the lowest float, and clears what that leaves in rows that are
+    masked as a whole.
+    """
+    head = strip_casts(reader, node)
+    if not isinstance(head, Apply) or head.name != "select":
+        return node
+    condition, yes, no = head.args
+    for drop, filled, rest in ((condition, yes, no), (negate(condition), no, yes)):
+        constant = strip_casts(reader, filled)
+        if not isinstance(constant, Const) or not constant.value <= lowest_useful(head.dtype):
+            continue
+        if Unifier(reader, set()).same(drop, guard):
+            return Apply("select", (drop, Const(-math.inf, "f32"), rest), head.dtype)
+    return node
 
 
 def _guard(reader: Reader, head: Apply, guards: list[Node]) -> Node:
