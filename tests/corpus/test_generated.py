@@ -19,8 +19,10 @@ from iree_flashattn.compiling import LOCAL, compile_module
 FAMILIES = {
     "torch": ("torch", "iree.turbine"),
     "transformers": ("transformers", "iree.turbine"),
-    "jax": ("jax",),
+    "diffusers": ("diffusers", "iree.turbine"),
+    "jax": ("jax", "flax"),
     "onnx": ("onnx",),
+    "torch_onnx": ("onnx", "onnxscript", "iree.turbine"),
 }
 
 

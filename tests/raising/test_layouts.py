@@ -73,7 +73,16 @@ def test_experts_behind_a_router_are_no_attention(attention: Attention) -> None:
     p = net.reshape(attention.softmax(net.reshape(s, [[0, 1], [2]], (1, ROWS, KEYS))),
                     [[0, 1], [2]], (ROWS, KEYS))  # fmt: skip
     o = net.contract(p, [0, 2], experts, [0, 2, 1], [0, 1], {0: ROWS, 1: 4, 2: KEYS})
-    assert "router" in attention.refusal(o).reason
+    assert attention.raised(o) == []
+
+
+def test_scores_mixed_over_heads(attention: Attention) -> None:
+    """talking heads"""
+    net = attention.net
+    mix = net.input((HEADS, HEADS))
+    sizes = {0: HEADS, 1: ROWS, 2: KEYS, 3: HEADS}
+    s = net.contract(attention.scores(), [3, 1, 2], mix, [3, 0], [0, 1, 2], sizes)
+    assert "mixed" in attention.refusal(attention.values(attention.softmax(s))).reason
 
 
 def grouped(attention: Attention, tiled: bool) -> None:

@@ -111,6 +111,15 @@ def test_something_added_to_the_sum(attention: Attention) -> None:
     assert "added to the sum" in refusal.reason
 
 
+@pytest.mark.parametrize("op", ["mulf", "addf"])
+def test_probabilities_that_are_changed_are_reported(attention: Attention, op: str) -> None:
+    """Dropout, a mask, a bias after the softmax: a person asks why nothing was served."""
+    net = attention.net
+    p = net.binary(attention.softmax(attention.scores()), net.input((ROWS, KEYS)), [1, 2], op)
+    refusal = attention.refusal(attention.values(p))
+    assert f"go through {op} before" in refusal.reason
+
+
 @pytest.mark.parametrize("spoil", ["square", "sigmoid", "no division"])
 def test_activations_are_no_candidates(attention: Attention, spoil: str) -> None:
     net = attention.net

@@ -57,7 +57,27 @@ def quotient_of(reader: Reader, head: Node, keys: set) -> tuple[Node, Node, str]
             raise Refuse(
                 RULE, "the exponentials are never divided by their sum", "exp", near=False
             )
-    raise Refuse(RULE, "no quotient of exponentials", describe(reader, head), near=False)
+    what = describe(reader, head)
+    if holds_probabilities(reader, head):
+        reason = f"the probabilities go through {what} before the product with V"
+        raise Refuse(RULE, reason, what)
+    raise Refuse(RULE, "no quotient of exponentials", what, near=False)
+
+
+def holds_probabilities(reader: Reader, node: Node, depth: int = 6) -> bool:
+    """Whether exponentials over a sum are somewhere below, through elementwise ops."""
+    head = strip_casts(reader, node)
+    if isinstance(head, Load):
+        op = reader.producer(head.value)
+        return op is not None and op.name == "linalg.softmax"
+    if not isinstance(head, Apply) or depth == 0:
+        return False
+    if head.name == "divf":
+        top, bottom = (strip_casts(reader, a) for a in head.args)
+        if isinstance(top, Apply) and top.name in ("exp", "exp2") and isinstance(bottom, Load):
+            reduce = reader.reduction(bottom)
+            return reduce is not None and reduce.combine == "add"
+    return any(holds_probabilities(reader, a, depth - 1) for a in head.args)
 
 
 def _exp_of(terms: list[Term]) -> Node:

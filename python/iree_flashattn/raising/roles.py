@@ -92,9 +92,10 @@ def assignments(reader: Reader, product: Product, out: Load, roots: list[Lin]) -
     dv = v - q - k - others - keys
     q_only = q - k - v - inner
     if not q_only and (q & v & free) - k:
-        raise Refuse(
-            RULE, "every query has values of its own but shares the keys: experts behind a router"
-        )
+        if k - v - keys - inner:
+            raise Refuse(RULE, "the scores are mixed by a product before the softmax")
+        # a softmax between two products, and no attention: experts behind a router
+        raise Refuse(RULE, "every query has values of its own but shares the keys", near=False)
     outer = free - dv - q_only
     key_order = _order(keys, form_or(reader, product.softmax.keys))
     inner_order = _order(inner, form_or(reader, product.inner))

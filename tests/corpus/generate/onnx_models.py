@@ -49,13 +49,17 @@ def export(
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model)
     outputs = ReferenceEvaluator(model).run(None, inputs)
+    return Exported(imported(model), "main", list(inputs.values()), outputs, sites)
+
+
+def imported(model: onnx.ModelProto) -> str:
+    """The model as IREE's importer writes it."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / "model.mlir"
         onnx.save(model, source)
         importer = [sys.executable, "-m", "iree.compiler.tools.import_onnx"]
         subprocess.run([*importer, str(source), "-o", str(target)], check=True)
-        text = target.read_text()
-    return Exported(text, "main", list(inputs.values()), outputs, sites)
+        return target.read_text()
 
 
 def qkv(rows: int = 12, keys: int = 12) -> dict[str, np.ndarray]:
@@ -118,10 +122,88 @@ def spelled_out() -> Exported:
     return export(g, result, qkv(keys=9), (2, 4, 12, 16), 1)
 
 
+def scaled(g: Graph) -> str:
+    s = g("MatMul", "q", g("Transpose", "k", perm=[0, 1, 3, 2]))
+    return g("Mul", s, g.constant(np.float32(0.25)))
+
+
+def causal() -> Exported:
+    """Where over a constant triangle, as GPT-2 is exported."""
+    g = Graph()
+    triangle = g.constant(np.tril(np.ones((1, 1, 12, 12), bool)))
+    s = g("Where", triangle, scaled(g), g.constant(np.array(np.finfo(np.float32).min)))
+    return export(g, g("MatMul", g("Softmax", s, axis=-1), "v"), qkv(), (2, 4, 12, 16), 1)
+
+
+def arithmetic_mask() -> Exported:
+    """s * m - 1e4 * (1 - m) with m cast from a boolean input."""
+    g = Graph()
+    m = g("Cast", "keep", to=TensorProto.FLOAT)
+    rest = g("Sub", g.constant(np.float32(1)), m)
+    low = g("Mul", rest, g.constant(np.float32(-1e4)))
+    s = g("Add", g("Mul", scaled(g), m), low)
+    result = g("MatMul", g("Softmax", s, axis=-1), "v")
+    keep = np.random.default_rng(6).random((2, 1, 1, 12)) < 0.7
+    return export(g, result, qkv() | {"keep": keep}, (2, 4, 12, 16), 1)
+
+
+def padding() -> Exported:
+    """BERT's: 1 - mask, cast and multiplied by the lowest float, from integers."""
+    g = Graph()
+    shape = g.constant(np.array([2, 1, 1, 12], np.int64))
+    m = g("Cast", g("Reshape", "mask", shape), to=TensorProto.FLOAT)
+    rest = g("Sub", g.constant(np.float32(1)), m)
+    bias = g("Mul", rest, g.constant(np.float32(-1e4)))
+    result = g("MatMul", g("Softmax", g("Add", scaled(g), bias), axis=-1), "v")
+    mask = np.array([[1] * 12, [1] * 8 + [0] * 4], np.int64)
+    return export(g, result, qkv() | {"mask": mask}, (2, 4, 12, 16), 1)
+
+
+def guarded() -> Exported:
+    """torch's SDPA: rows without a key are zero, by way of IsNaN."""
+    g = Graph()
+    s = g("Where", "keep", scaled(g), g.constant(np.array(-np.inf, np.float32)))
+    p = g("Softmax", s, axis=-1)
+    p = g("Where", g("IsNaN", p), g.constant(np.float32(0)), p)
+    keep = np.random.default_rng(6).random((2, 1, 12, 12)) < 0.7
+    keep[0, 0, 3] = False
+    return export(g, g("MatMul", p, "v"), qkv() | {"keep": keep}, (2, 4, 12, 16), 1)
+
+
+def grouped() -> Exported:
+    """Two kv heads, repeated by Unsqueeze, Expand and Reshape."""
+    g = Graph()
+    inputs = qkv()
+    inputs |= {n: inputs[n][:, :2] for n in "kv"}
+
+    def repeat(name: str) -> str:
+        x = g("Unsqueeze", name, g.constant(np.array([2], np.int64)))
+        x = g("Expand", x, g.constant(np.array([2, 2, 2, 12, 16], np.int64)))
+        return g("Reshape", x, g.constant(np.array([2, 4, 12, 16], np.int64)))
+
+    s = g("MatMul", "q", g("Transpose", repeat("k"), perm=[0, 1, 3, 2]))
+    result = g("MatMul", g("Softmax", s, axis=-1), repeat("v"))
+    return export(g, result, inputs, (2, 4, 12, 16), 1)
+
+
+def masked_probabilities() -> Exported:
+    """The mask after the softmax: not attention."""
+    g = Graph()
+    p = g("Mul", g("Softmax", scaled(g), axis=-1), g("Cast", "keep", to=TensorProto.FLOAT))
+    keep = np.random.default_rng(6).random((2, 1, 12, 12)) < 0.7
+    return export(g, g("MatMul", p, "v"), qkv() | {"keep": keep}, (2, 4, 12, 16), 0)
+
+
 MODELS: dict[str, Generator] = {
     "plain": plain,
     "masked": masked,
     "heads": heads,
     "spelled_out": spelled_out,
+    "causal": causal,
+    "arithmetic_mask": arithmetic_mask,
+    "padding": padding,
+    "guarded": guarded,
+    "grouped": grouped,
+    "masked_probabilities": masked_probabilities,
     "softmax_over_queries": lambda: plain(axis=-2, sites=0),
 }

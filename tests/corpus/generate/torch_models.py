@@ -23,6 +23,18 @@ class Function(torch.nn.Module):
         return self.function(*arguments)
 
 
+class Called(torch.nn.Module):
+    """A model with some of its arguments by position, the others fixed."""
+
+    def __init__(self, model, names: list[str], fixed: dict, result: Callable) -> None:
+        super().__init__()
+        self.model, self.names, self.fixed, self.result = model, names, fixed, result
+
+    def forward(self, *arguments):
+        given = dict(zip(self.names, arguments, strict=True))
+        return self.result(self.model(**given, **self.fixed))
+
+
 def export(
     model: torch.nn.Module, inputs: list[torch.Tensor], sites: int, decomposed: bool = False
 ) -> Exported:

@@ -2,56 +2,126 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
+
 import torch
 import transformers
 
 from .exported import Generator
-from .torch_models import export
+from .torch_models import Called, export
 
-TEXT = {"vocab_size": 64, "num_hidden_layers": 2}
-CONFIGS = {
-    "bert": lambda: transformers.BertConfig(
-        **TEXT, hidden_size=32, num_attention_heads=4, intermediate_size=64
+# What makes a model small: set where a configuration has the field.
+SMALL = {
+    32: """hidden_size d_model n_embd dim embed_dim word_embed_proj_dim projection_dim emb_dim
+        decoder_hidden_size""",
+    64: """intermediate_size encoder_ffn_dim decoder_ffn_dim d_ff ffn_dim hidden_dim
+        moe_intermediate_size vocab_size max_position_embeddings n_positions max_seq_len
+        max_source_positions max_target_positions""",
+    4: """num_attention_heads n_head num_heads encoder_attention_heads decoder_attention_heads
+        n_heads num_experts num_local_experts""",
+    1: "num_hidden_layers n_layer encoder_layers decoder_layers num_layers n_layers",
+    8: "head_dim d_kv patch_size sliding_window rotary_dim",
+    2: "num_key_value_heads num_experts_per_tok",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """``sites``: attention modules of all layers, counted by hand in a model of this size."""
+
+    sites: int
+    config: dict[str, Any] = field(default_factory=dict)
+    sdpa: bool = True  # transformers has an SDPA for it, and torch can export that
+
+
+WAVES = {
+    "conv_dim": (16, 16), "conv_kernel": (10, 3), "conv_stride": (5, 2),
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
+FAMILIES = {
+    # encoders
+    "Bert": Family(1), "Roberta": Family(1), "DistilBert": Family(1),
+    "Albert": Family(1, {"embedding_size": 16}), "Electra": Family(1, {"embedding_size": 16}),
+    "Esm": Family(1), "MPNet": Family(1, sdpa=False), "RoFormer": Family(1, sdpa=False),
+    "XLM": Family(1, sdpa=False), "MobileBert": Family(1), "Canine": Family(3, sdpa=False),
+    "ModernBert": Family(
+        2, {"num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2}
     ),
-    "gpt2": lambda: transformers.GPT2Config(
-        vocab_size=64, n_layer=2, n_embd=32, n_head=4, n_positions=64
+    # encoders and decoders
+    "T5": Family(3), "LongT5": Family(3, sdpa=False), "Bart": Family(3), "Marian": Family(3),
+    "ProphetNet": Family(4, sdpa=False),
+    "Whisper": Family(3, {"num_mel_bins": 20, "max_source_positions": 32}),
+    # decoders
+    "OpenAIGPT": Family(1, sdpa=False), "GPT2": Family(1, sdpa=False), "GPTNeoX": Family(1),
+    "GPTJ": Family(1, {"rotary_dim": 4}), "GPTBigCode": Family(1), "OPT": Family(1),
+    "Bloom": Family(1, sdpa=False), "Llama": Family(1), "Mistral": Family(1), "Phi": Family(1),
+    "Falcon": Family(1, {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "Qwen3": Family(1), "Gemma": Family(1), "StableLm": Family(1), "Olmo2": Family(1),
+    "Gemma2": Family(2, {"num_hidden_layers": 2, "query_pre_attn_scalar": 8}, sdpa=False),
+    "Gemma3Text": Family(
+        2, {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
     ),
-    "llama": lambda: transformers.LlamaConfig(
-        **TEXT, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64
-    ),
-    "gemma2": lambda: transformers.Gemma2Config(
-        **TEXT, hidden_size=32, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, head_dim=8,
-    ),
+    "DiffLlama": Family(2),
+    "BioGpt": Family(1), "CTRL": Family(1, {"dff": 64}, sdpa=False),
+    # images and sound
+    "ViT": Family(1), "Dinov2": Family(1), "CLIPVision": Family(1), "SiglipVision": Family(2),
+    "PixtralVision": Family(1), "Wav2Vec2": Family(1, WAVES),
+    "WavLM": Family(1, WAVES, sdpa=False),
 }  # fmt: skip
 
 
-class Hidden(torch.nn.Module):
-    """The last hidden state of a model, and nothing else."""
+def configured(name: str, implementation: str) -> transformers.PreTrainedConfig:
+    kind = getattr(transformers, name + "Config")
+    usual = kind().to_dict()
+    small = {key: n for n, keys in SMALL.items() for key in keys.split() if key in usual}
+    if usual.get("num_key_value_heads") == usual.get("num_attention_heads"):
+        small.pop("num_key_value_heads", None)
+    if "image_size" in usual:
+        small["image_size"] = 32
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
+    small |= {key: n for key, n in ends.items() if key in usual}
+    config = kind(**small | FAMILIES[name].config)
+    config._attn_implementation = implementation
+    return config
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
-    def forward(self, tokens):
-        return self.model(tokens, use_cache=False).last_hidden_state
+def inputs_of(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Two texts, one of them padded; two images; two sounds."""
+    config, name = model.config, model.main_input_name
+    if name == "pixel_values":
+        return {name: torch.randn(2, 3, 32, 32)}
+    if name == "input_values":
+        return {name: torch.randn(2, 800)}
+    if name == "input_features":
+        found = {name: torch.randn(2, config.num_mel_bins, 64)}
+    else:
+        mask = torch.ones(2, 16, dtype=torch.long)
+        mask[1, -5:] = 0
+        found = {name: torch.randint(3, 64, (2, 16)), "attention_mask": mask}
+    if config.is_encoder_decoder:
+        found["decoder_input_ids"] = torch.randint(3, 64, (2, 10))
+    return found
 
 
 def _of(name: str, implementation: str) -> Generator:
     def make():
         torch.manual_seed(5)
-        config = CONFIGS[name]()
-        config._attn_implementation = implementation
-        model = transformers.AutoModel.from_config(config)
-        return export(Hidden(model), [torch.randint(0, 64, (2, 16))], 2, decomposed=True)
+        model = transformers.AutoModel.from_config(configured(name, implementation)).eval()
+        inputs = inputs_of(model)
+        fixed: dict[str, Any] = {"return_dict": True}
+        if "use_cache" in signature(model.forward).parameters:
+            fixed["use_cache"] = False
+        called = Called(model, list(inputs), fixed, lambda out: out.last_hidden_state)
+        return export(called, list(inputs.values()), FAMILIES[name].sites, decomposed=True)
 
     return make
 
 
 MODELS: dict[str, Generator] = {
     f"{name}_{implementation}": _of(name, implementation)
-    for name in CONFIGS
+    for name, family in FAMILIES.items()
     for implementation in ("eager", "sdpa")
-    # transformers has no SDPA for gemma2, and torch.export cannot view gpt2's result
-    if (name, implementation) not in (("gemma2", "sdpa"), ("gpt2", "sdpa"))
+    if family.sdpa or implementation == "eager"
 }
