@@ -35,6 +35,18 @@ class Called(torch.nn.Module):
         return self.result(self.model(**given, **self.fixed))
 
 
+def core() -> dict:
+    """torch's core decompositions, and one for an op that torch-mlir does not know."""
+
+    def squeeze(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
+        dims = [d % x.dim() for d in dims]
+        return x.reshape([n for d, n in enumerate(x.shape) if d not in dims or n != 1])
+
+    table = torch.export.default_decompositions()
+    table[torch.ops.aten.squeeze.dims] = squeeze
+    return table
+
+
 def export(
     model: torch.nn.Module, inputs: list[torch.Tensor], sites: int, decomposed: bool = False
 ) -> Exported:
@@ -42,7 +54,7 @@ def export(
     with torch.no_grad():
         outputs = model(*inputs)
         if decomposed:
-            program = torch.export.export(model, tuple(inputs)).run_decompositions()
+            program = torch.export.export(model, tuple(inputs)).run_decompositions(core())
             text = str(aot.export(program).mlir_module)
         else:
             text = str(aot.export(model, args=tuple(inputs)).mlir_module)

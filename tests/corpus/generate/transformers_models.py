@@ -21,7 +21,8 @@ SMALL = {
         max_source_positions max_target_positions""",
     4: """num_attention_heads n_head num_heads encoder_attention_heads decoder_attention_heads
         n_heads num_experts num_local_experts""",
-    1: "num_hidden_layers n_layer encoder_layers decoder_layers num_layers n_layers",
+    1: """num_hidden_layers n_layer encoder_layers decoder_layers num_layers n_layers
+        num_encoder_layers num_decoder_layers""",
     8: "head_dim d_kv patch_size sliding_window rotary_dim",
     2: "num_key_value_heads num_experts_per_tok",
 }
@@ -76,8 +77,11 @@ def configured(name: str, implementation: str) -> transformers.PreTrainedConfig:
     kind = getattr(transformers, name + "Config")
     usual = kind().to_dict()
     small = {key: n for n, keys in SMALL.items() for key in keys.split() if key in usual}
-    if usual.get("num_key_value_heads") == usual.get("num_attention_heads"):
-        small.pop("num_key_value_heads", None)
+    if (
+        "num_key_value_heads" in small
+        and usual["num_key_value_heads"] == usual["num_attention_heads"]
+    ):
+        small["num_key_value_heads"] = small["num_attention_heads"]
     if "image_size" in usual:
         small["image_size"] = 32
     ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
@@ -105,6 +109,11 @@ def inputs_of(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
+def hidden(out) -> list[torch.Tensor]:
+    pooled = out.get("pooler_output")
+    return [out.last_hidden_state] + ([] if pooled is None else [pooled])
+
+
 def _of(name: str, implementation: str) -> Generator:
     def make():
         torch.manual_seed(5)
@@ -113,7 +122,7 @@ def _of(name: str, implementation: str) -> Generator:
         fixed: dict[str, Any] = {"return_dict": True}
         if "use_cache" in signature(model.forward).parameters:
             fixed["use_cache"] = False
-        called = Called(model, list(inputs), fixed, lambda out: out.last_hidden_state)
+        called = Called(model, list(inputs), fixed, hidden)
         return export(called, list(inputs.values()), FAMILIES[name].sites, decomposed=True)
 
     return make
