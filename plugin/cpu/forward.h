@@ -17,7 +17,7 @@ struct Block {
   int64_t kv_tile, o_step;
   bool v_in_place;  // V is f32 and dense enough to be read where it lies
   bool direct;  // few rows: K and V are read in place, and q holds rows of round_up(dk, W)
-  float *q, *o, *sum, *max;  // [dk][rows] a group, [row][o_step], [row][W], [row]
+  float *q, *o, *sum, *max;  // [words of dk][rows] a group, [row][o_step], [row][W], [row]
   float *k, *v, *s;          // panels of one block of keys; scores of one group
 };
 
@@ -54,7 +54,7 @@ FA_INLINE Values values_from(const Problem &p, const Block &b, int64_t begin, in
     const float *v = reinterpret_cast<const float *>(v_of(p, b));
     if (b.v_in_place) return {v + (begin + lo) * p.vs.row, p.vs.row, kPanel};
   }
-  return {b.v + lo * kPanel, kPanel, b.kv_tile * kPanel};
+  return {b.v + words(lo) * kPanel, kPanel, words(b.kv_tile) * kPanel};
 }
 
 // Scores of one group against keys [begin + lo, begin + hi) of the packed block (lo on a panel).
@@ -65,18 +65,20 @@ FA_INLINE void group_scores(const Problem &p, const Block &b, Group g, int64_t b
   if (b.direct) {
     const int64_t step = round_up(p.dk, W);
     if constexpr (M <= kDirectRows)
-      direct_scores<M>(p, b.q + g.first * step, step, k_of(p, b) + (begin + lo) * p.ks.row, keys,
-                       b.s);
+      for (int64_t j = 0; j < keys; j += W)
+        direct_scores<M>(p, b.q + g.first * step, step, k_of(p, b) + (begin + lo + j) * p.ks.row,
+                         keys - j, b.s + j);
   } else {
-    const float *q = b.q + g.first * p.dk, *k = b.k + lo * p.dk;
+    const int64_t depth = words(p.dk);
+    const float *q = b.q + g.first * depth, *k = b.k + lo * depth;
     const int64_t panels = round_up(keys, kPanel) / kPanel;
     if (p.only_adds_f32() && keys % kPanel == 0) {
       const float *add[M];
       for (int i = 0; i < M; ++i)
         add[i] = static_cast<const float *>(masks_of(p, b, g.first + i).bias) + begin + lo;
-      return biased_scores<M>(q, k, panels, p.dk, b.s, add);
+      return biased_scores<M>(q, k, panels, depth, p.scale, b.s, add);
     }
-    scores<M>(q, k, panels, p.dk, b.s);
+    scores<M>(q, k, panels, depth, p.scale, b.s);
   }
   if (!adjust) return;
   for (int i = 0; i < M; ++i) {
@@ -97,7 +99,8 @@ inline __attribute__((noinline)) void group_step(const Problem &p, const Block &
     if constexpr (M <= kDirectRows)
       direct_values<M>(p, b.s, v_of(p, b) + (begin + lo) * p.vs.row, hi - lo, o, b.o_step, factor);
   } else {
-    values<M>(b.s, values_from(p, b, begin, lo), hi - lo, o, b.o_step, factor);
+    narrow_weights<M>(b.s, hi - lo);
+    values<M>(b.s, values_from(p, b, begin, lo), words(hi - lo), o, b.o_step, factor);
   }
 }
 
@@ -222,7 +225,7 @@ inline void attend(const Problem &p, const Block &b, int64_t key_begin, int64_t 
   }
   for (int64_t g = 0; !b.direct && g < b.groups; ++g) {
     Group group = group_of(b, g);
-    pack_q(p, q, b.first + group.first, group.count, b.q + group.first * p.dk);
+    pack_q(p, q, b.first + group.first, group.count, b.q + group.first * words(p.dk));
   }
   for (int64_t i = 0; i < b.count; ++i) b.max[i] = -kInf;
   for (int64_t i = 0; i < b.count; ++i) store(b.sum + i * W, Vec{});
@@ -237,7 +240,7 @@ inline Block carve(const Problem &p, void *scratch) {
   constexpr int64_t total = kScratchBytes / 4 - kRows * kKvTile - 8 * W;
   Block b = {};
   b.o_step = round_up(p.dv, W);
-  const int64_t a_key = p.dk + round_up(p.dv, kPanel);
+  const int64_t a_key = words(p.dk) + words(round_up(p.dv, kPanel));
   const int64_t a_row = round_up(p.dk, W) + b.o_step + W + 1;
   int64_t fitting = total / 2 / (a_key ? a_key : 1) / kPanel * kPanel;
   b.kv_tile = larger(smaller(kKvTile, fitting), kPanel);
@@ -245,8 +248,8 @@ inline Block carve(const Problem &p, void *scratch) {
   float *at = static_cast<float *>(scratch);
   auto take = [&](int64_t n) { float *x = at; at += round_up(n, W); return x; };
   b.s = take(kRows * kKvTile);
-  b.k = take(b.kv_tile * p.dk);
-  b.v = take(b.kv_tile * round_up(p.dv, kPanel));
+  b.k = take(b.kv_tile * words(p.dk));
+  b.v = take(words(b.kv_tile) * round_up(p.dv, kPanel));
   b.o = take(b.count * b.o_step);
   b.sum = take(b.count * W);
   b.max = take(b.count);

@@ -1,21 +1,23 @@
-// Packing: operands of any layout and type become f32 panels.
+// Packing: operands of any layout and type become panels of words (word.h).
 #pragma once
-#include "problem.h"
+#include "word.h"
 
 namespace {
 
-// panels[p][r][kPanel] = source(r, p * kPanel + lane), zero beyond `columns`; source rows are
-// `step` apart and contiguous along the columns (V as stored; K when transposed).
+// panels[p][r][kPanel] = source(r, p * kPanel + lane), zero beyond `columns`; source rows, `rows` of
+// them, are `step` apart and contiguous along the columns (V as stored; K when transposed).
 FA_INLINE void pack_rows(const Element *source, int64_t step, int64_t rows, int64_t columns,
                          int64_t panel_rows, float *panels) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const Element *x = source + r * step;
-    float *out = panels + r * kPanel;
+  for (int64_t r = 0; r < rows; r += kPair) {
+    const Element *x = source + r * step, *next = r + 1 < rows ? x + step : nullptr;
+    float *out = panels + r / kPair * kPanel;
     for (int64_t c = 0; c < columns; c += kPanel) {
 #pragma unroll
       for (int j = 0; j < kPanel; j += W) {
         int64_t left = columns - c - j;
-        store(out + j, left >= W ? load(x + c + j) : left > 0 ? load_n(x + c + j, left) : Vec{});
+        Vec word = {};
+        if (left > 0) word = load_rows(x + c + j, next ? next + c + j : next, left);
+        store(out + j, word);
       }
       out += panel_rows * kPanel;
     }
@@ -26,65 +28,78 @@ FA_INLINE void pack_rows(const Element *source, int64_t step, int64_t rows, int6
 // (K as stored; V when transposed).
 FA_INLINE void pack_columns(const Element *source, int64_t step, int64_t rows, int64_t columns,
                             int64_t panel_rows, float *panels) {
+  constexpr int64_t kWhole = W * kPair;
   for (int64_t c = 0; c < columns; c += kPanel) {
     float *panel = panels + c * panel_rows;
 #pragma unroll 1
     for (int j = 0; j < kPanel; j += W) {
       int64_t lanes = columns - c - j;
 #pragma unroll 1
-      for (int64_t r = 0; r < rows; r += W) {
-        int64_t n = rows - r < W ? rows - r : W;
+      for (int64_t r = 0; r < rows; r += kWhole) {
+        int64_t n = rows - r < kWhole ? rows - r : kWhole;
         const Element *x = source + (c + j) * step + r;
         Vec block[W];
-        if (lanes >= W && n == W) {
+        if (lanes >= W && n == kWhole) {
 #pragma unroll
-          for (int i = 0; i < W; ++i) block[i] = load(x + i * step);
+          for (int i = 0; i < W; ++i) block[i] = load_words(x + i * step, kWhole);
         } else {
-          for (int i = 0; i < W; ++i) block[i] = i < lanes ? load_n(x + i * step, n) : Vec{};
+          for (int i = 0; i < W; ++i) block[i] = i < lanes ? load_words(x + i * step, n) : Vec{};
         }
         transpose(block);
-        float *out = panel + r * kPanel + j;
-        if (n == W) {
+        float *out = panel + r / kPair * kPanel + j;
+        if (n == kWhole) {
 #pragma unroll
           for (int i = 0; i < W; ++i) store(out + i * kPanel, block[i]);
         } else {
-          for (int i = 0; i < n; ++i) store(out + i * kPanel, block[i]);
+          for (int i = 0; i < words(n); ++i) store(out + i * kPanel, block[i]);
         }
       }
     }
   }
 }
 
-// Keys [begin, begin + keys) of one head, as [panel of keys][dk][kPanel].
+// Keys [begin, begin + keys) of one head, as [panel of keys][words of dk][kPanel].
 inline __attribute__((noinline)) void pack_k(const Problem &p, const Element *k, int64_t begin,
                                              int64_t keys, float *panels) {
   if (p.has(FA_FLAG_K_TRANSPOSED)) {
-    pack_rows(k + begin, p.ks.row, p.dk, keys, p.dk, panels);
+    pack_rows(k + begin, p.ks.row, p.dk, keys, words(p.dk), panels);
   } else {
-    pack_columns(k + begin * p.ks.row, p.ks.row, p.dk, keys, p.dk, panels);
+    pack_columns(k + begin * p.ks.row, p.ks.row, p.dk, keys, words(p.dk), panels);
   }
 }
 
-// Values of the same keys, as [panel of dv][kv_rows][kPanel].
+// Values of the same keys, as [panel of dv][words of kv_rows][kPanel].
 inline __attribute__((noinline)) void pack_v(const Problem &p, const Element *v, int64_t begin,
                                              int64_t keys, int64_t kv_rows, float *panels) {
   if (p.has(FA_FLAG_V_TRANSPOSED)) {
-    pack_columns(v + begin, p.vs.row, keys, p.dv, kv_rows, panels);
+    pack_columns(v + begin, p.vs.row, keys, p.dv, words(kv_rows), panels);
   } else {
-    pack_rows(v + begin * p.vs.row, p.vs.row, keys, p.dv, kv_rows, panels);
+    pack_rows(v + begin * p.vs.row, p.vs.row, keys, p.dv, words(kv_rows), panels);
   }
 }
 
-// `count` rows of Q, scaled, as [dk][count]. Row i of a packed block is query i / group of head
-// i % group: heads that share K and V stand side by side (FlashAttention-3's PackGQA).
-// Whole vectors are stored, so up to W floats after the group are overwritten; groups are packed
-// in ascending order.
+// Rounding a scaled bf16 again would lose bits: there the scores are scaled instead (gemm.h).
+template <class T>
+FA_INLINE T scaled_q(const Problem &p, T x) {
+  if constexpr (kPair == 1) x = x * p.scale;
+  return x;
+}
+
+// `count` rows of Q as [words of dk][count], scaled where a word is f32. Row i of a packed block is
+// query i / group of head i % group: heads that share K and V stand side by side (FlashAttention-3's
+// PackGQA). Whole vectors are stored, so up to W floats after the group are overwritten; groups are
+// packed in ascending order.
 inline __attribute__((noinline)) void pack_q(const Problem &p, const Element *q, int64_t first,
                                              int64_t count, float *out) {
+  const int64_t depth = words(p.dk);
   if (p.has(FA_FLAG_Q_TRANSPOSED)) {
     for (int64_t i = 0; i < count; ++i) {
       const Element *x = q + (first + i) / p.group + (first + i) % p.group * p.qs.head;
-      for (int64_t c = 0; c < p.dk; ++c) out[c * count + i] = widen(x[c * p.qs.row]) * p.scale;
+      for (int64_t c = 0; c < depth; ++c) {
+        const Element *at = x + c * kPair * p.qs.row;
+        const bool paired = c * kPair + 1 < p.dk;
+        out[c * count + i] = scaled_q(p, one_word(at, paired ? at + p.qs.row : nullptr));
+      }
     }
     return;
   }
@@ -93,17 +108,13 @@ inline __attribute__((noinline)) void pack_q(const Problem &p, const Element *q,
     int64_t row = first + (i < count ? i : count - 1);
     rows[i] = q + row / p.group * p.qs.row + row % p.group * p.qs.head;
   }
-  for (int64_t c = 0; c < p.dk; c += W) {
-    int64_t n = p.dk - c < W ? p.dk - c : W;
+  for (int64_t c = 0; c < depth; c += W) {
+    int64_t left = p.dk - c * kPair, n = depth - c;
     Vec block[W];
-    if (n == W) {
 #pragma unroll
-      for (int i = 0; i < W; ++i) block[i] = load(rows[i] + c) * splat(p.scale);
-    } else {
-      for (int i = 0; i < W; ++i) block[i] = load_n(rows[i] + c, n) * splat(p.scale);
-    }
+    for (int i = 0; i < W; ++i) block[i] = scaled_q(p, load_words(rows[i] + c * kPair, left));
     transpose(block);
-    if (n == W) {
+    if (n >= W) {
 #pragma unroll
       for (int i = 0; i < W; ++i) store(out + (c + i) * count, block[i]);
     } else {

@@ -193,45 +193,71 @@ FA_INLINE float reduce_sum(Vec x) {
   }
 }
 
-// ---- W x W transposition: log2(W) rounds of perfect shuffles of row i with row i + W/2 -----------
-template <bool High, int... I>
-FA_INLINE Vec interleave(Vec a, Vec b, Seq<I...>) {
-  return __builtin_shufflevector(a, b, (I / 2 + (High ? W / 2 : 0) + (I % 2) * W)...);
+// ---- W x W transposition, and reductions of W vectors at once -------------------------------------
+// Steps within 128 bits come first: they are the cheapest shuffles everywhere, and need no index.
+// Halves of 128 bits, with units of `Unit` floats from a and b in turn.
+template <int Unit, bool High, int... I>
+FA_INLINE Vec zip(Vec a, Vec b, Seq<I...>) {
+  return __builtin_shufflevector(
+      a, b, (I / 4 * 4 + (High ? 2 : 0) + I % 4 / (2 * Unit) * Unit + I % Unit + I / Unit % 2 * W)...);
 }
+// Every other 128 bits: of a, then of b.
+template <bool Odd, int... I>
+FA_INLINE Vec every_other(Vec a, Vec b, Seq<I...>) {
+  return __builtin_shufflevector(a, b, (I / 4 * 8 + (Odd ? 4 : 0) + I % 4)...);
+}
+
 FA_INLINE void transpose(Vec (&x)[W]) {
 #pragma unroll
-  for (int round = 1; round < W; round *= 2) {
+  for (int i = 0; i < W; i += 4) {
+    const Vec a = zip<1, false>(x[i], x[i + 1], AllLanes{}), b = zip<1, true>(x[i], x[i + 1], AllLanes{});
+    const Vec c = zip<1, false>(x[i + 2], x[i + 3], AllLanes{});
+    const Vec d = zip<1, true>(x[i + 2], x[i + 3], AllLanes{});
+    x[i] = zip<2, false>(a, c, AllLanes{});
+    x[i + 1] = zip<2, true>(a, c, AllLanes{});
+    x[i + 2] = zip<2, false>(b, d, AllLanes{});
+    x[i + 3] = zip<2, true>(b, d, AllLanes{});
+  }
+  // x[4g + c] has column c of every 128 bits of rows 4g to 4g + 3: now these change places.
+#pragma unroll
+  for (int round = 4; round < W; round *= 2) {
     Vec y[W];
 #pragma unroll
-    for (int i = 0; i < W / 2; ++i) {
-      y[2 * i] = interleave<false>(x[i], x[i + W / 2], AllLanes{});
-      y[2 * i + 1] = interleave<true>(x[i], x[i + W / 2], AllLanes{});
-    }
+    for (int i = 0; i < W; i += 8)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        y[i / 2 + c] = every_other<false>(x[i + c], x[i + 4 + c], AllLanes{});
+        y[W / 2 + i / 2 + c] = every_other<true>(x[i + c], x[i + 4 + c], AllLanes{});
+      }
 #pragma unroll
     for (int i = 0; i < W; ++i) x[i] = y[i];
   }
 }
 
-// Lane i of the result is the sum of x[i]: a transposition that adds as it goes.
-FA_INLINE Vec reduce_sums(Vec (&x)[W]) {
+// Lane i of the result is the sum, or what else `f` makes of two, of x[i]: a transposition that
+// reduces as it goes.
+template <class F>
+FA_INLINE Vec reduce_all(Vec (&x)[W], F f) {
 #pragma unroll
-  for (int half = W / 2; half > 0; half /= 2)
+  for (int i = 0; i < W; i += 4) {
+    const Vec ab = f(zip<1, false>(x[i], x[i + 1], AllLanes{}), zip<1, true>(x[i], x[i + 1], AllLanes{}));
+    const Vec cd = f(zip<1, false>(x[i + 2], x[i + 3], AllLanes{}),
+                     zip<1, true>(x[i + 2], x[i + 3], AllLanes{}));
+    x[i / 4] = f(zip<2, false>(ab, cd, AllLanes{}), zip<2, true>(ab, cd, AllLanes{}));
+  }
 #pragma unroll
-    for (int i = 0; i < half; ++i)
-      x[i] = interleave<false>(x[i], x[i + half], AllLanes{}) +
-             interleave<true>(x[i], x[i + half], AllLanes{});
+  for (int left = W / 4; left > 1; left /= 2)
+#pragma unroll
+    for (int i = 0; i < left; i += 2)
+      x[i / 2] = f(every_other<false>(x[i], x[i + 1], AllLanes{}),
+                   every_other<true>(x[i], x[i + 1], AllLanes{}));
   return x[0];
 }
-
-// Lane i of the result is the maximum of x[i], likewise.
+FA_INLINE Vec reduce_sums(Vec (&x)[W]) {
+  return reduce_all(x, [](Vec a, Vec b) { return a + b; });
+}
 FA_INLINE Vec reduce_maxes(Vec (&x)[W]) {
-#pragma unroll
-  for (int half = W / 2; half > 0; half /= 2)
-#pragma unroll
-    for (int i = 0; i < half; ++i)
-      x[i] = max(interleave<false>(x[i], x[i + half], AllLanes{}),
-                 interleave<true>(x[i], x[i + half], AllLanes{}));
-  return x[0];
+  return reduce_all(x, [](Vec a, Vec b) { return max(a, b); });
 }
 
 // ---- exp2, log and tanh --------------------------------------------------------------------------
@@ -250,8 +276,8 @@ FA_INLINE Vec exp2_poly(Vec f) {
 FA_INLINE Vec exp2(Vec x) {
 #if defined(__AVX512DQ__)
   __mmask16 normal = _mm512_cmp_ps_mask(x, splat(-126.0f), _CMP_NLT_UQ);  // also NaN
-  Vec f = _mm512_reduce_ps(x, 0x08);  // x minus x rounded to the nearest integer
-  return _mm512_maskz_scalef_ps(normal, exp2_poly(f), x - f);
+  Vec whole = _mm512_roundscale_ps(x, 0x08);  // to the nearest integer
+  return _mm512_maskz_scalef_ps(normal, exp2_poly(x - whole), whole);
 #else
   const Vec shift = splat(0x1.8p23f);
   Vec shifted = x + shift;

@@ -1,7 +1,7 @@
 // Online softmax over the rows of one register tile (FlashAttention-2, section 3.1.1), in natural
 // units: scores near the float limit would overflow if they were kept times log2 e.
 #pragma once
-#include "problem.h"
+#include "word.h"
 
 namespace {
 
@@ -52,6 +52,18 @@ FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of
     }
     store(sum_of + i * W, fma(load(sum_of + i * W), splat(factor[i]), sum));
   }
+}
+
+// P as the words that P·V takes, in place.
+template <int M>
+FA_INLINE void narrow_weights(float *s, int64_t keys) {
+#if defined(FA_DOT_BF16)
+  for (int i = 0; i < M; ++i) {
+    float *row = s + i * kKvTile;
+    for (int64_t j = 0; j < keys; j += 2 * W)
+      store(row + j / 2, narrow_words(load(row + j), j + W < keys ? load(row + j + W) : Vec{}));
+  }
+#endif
 }
 
 }  // namespace

@@ -48,7 +48,8 @@ def family(kernel: catalog.Kernel) -> str:
 def _target(kernel: catalog.Kernel) -> str:
     condition = kernel.target
     if kernel.backend == "cpu":
-        return ", ".join([condition["arch"], *condition.get("features", ())])
+        where = " or ".join(condition.get("cpus", [condition["arch"]]))
+        return ", ".join([where, *condition.get("features", ())])
     if kernel.backend == "cuda":
         return f"sm_{condition['sm']}" + ("" if condition.get("only") else " and newer")
     asked = condition.get("device", ())

@@ -33,6 +33,7 @@ class Target:
     attribute: str
     arch: str = ""
     features: frozenset[str] = frozenset()
+    cpu: str = ""  # LLVM's name of the processor, empty where the target does not tell
     sm: int = 0  # CUDA compute capability times ten
     config: str = ""  # the target's dictionary as text
 
@@ -59,11 +60,13 @@ def parse_target(attribute: str) -> Target:
         return Target("other", "unknown", "unknown", attribute)
     compiler, fmt, config = names[1], names[2], names[3] or ""
     backend = _BACKENDS.get(compiler, "other")
-    arch, features, sm = "", frozenset(), 0
+    arch, features, cpu, sm = "", frozenset(), "", 0
     if backend == "cpu":
         arch = _ELF_ARCH.get(fmt.removeprefix("embedded-elf-"), "")
         found = re.search(r'\bcpu_features = "([^"]*)"', config)
         features = enabled_features(found[1]) if found else frozenset()
+        found = re.search(r'\bcpu = "([^"]*)"', config)
+        cpu = found[1] if found else ""
     elif backend == "cuda":
         found = re.search(r'\barch = "sm_(\d+)', config)
         sm = int(found[1]) if found else 0
@@ -71,7 +74,7 @@ def parse_target(attribute: str) -> Target:
     elif backend == "spirv":
         found = re.search(r'\barch = "([^"]*)"', config)
         arch = found[1] if found else ""
-    return Target(backend, compiler, fmt, attribute, arch, features, sm, config)
+    return Target(backend, compiler, fmt, attribute, arch, features, cpu, sm, config)
 
 
 def executable_targets(device_text: str) -> list[str]:

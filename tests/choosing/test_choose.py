@@ -16,11 +16,13 @@ from iree_flashattn.target import parse_target
 UNGATED = Options(gate=False)
 
 
-def cpu_target(features: str, fmt: str = "embedded-elf-x86_64"):
+def cpu_target(features: str, fmt: str = "embedded-elf-x86_64", cpu: str = "generic"):
     flags = ",".join(f"+{f}" for f in features.split())
-    return parse_target(
-        f'#hal.executable.target<"llvm-cpu", "{fmt}", {{cpu_features = "{flags}"}}>'
-    )
+    config = f'cpu = "{cpu}", cpu_features = "{flags}"'
+    return parse_target(f'#hal.executable.target<"llvm-cpu", "{fmt}", {{{config}}}>')
+
+
+AVX512BF16 = "avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512bf16"
 
 
 def cuda_target(sm: int):
@@ -32,6 +34,9 @@ def cuda_target(sm: int):
 
 TARGETS = {
     "avx512": cpu_target("avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512cd"),
+    "znver4": cpu_target(AVX512BF16, cpu="znver4"),
+    "znver4_no_bf16": cpu_target(AVX512BF16.removesuffix(" avx512bf16"), cpu="znver4"),
+    "cooperlake": cpu_target(AVX512BF16, cpu="cooperlake"),
     "avx512f_only": cpu_target("avx avx2 fma f16c avx512f"),
     "avx2": cpu_target("avx avx2 fma f16c"),
     "avx": cpu_target("avx"),
@@ -94,6 +99,12 @@ GOLDEN = [
     ("avx512", {}, "fa_forward_f32_avx512", 1),
     ("avx512", {"dtype": "f16"}, "fa_forward_f16_avx512", 1),
     ("avx512", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
+    # vdpbf16ps where the target names a processor on which it is fast
+    ("znver4", {"dtype": "bf16"}, "fa_forward_bf16_avx512bf16", 1),
+    ("znver4", {}, "fa_forward_f32_avx512", 1),
+    ("znver4", {"dtype": "bf16", "q_len": 1, "kv_len": 4096}, "fa_partial_bf16_avx512", 2),
+    ("znver4_no_bf16", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
+    ("cooperlake", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
     # an x86-64 machine may have more than the target promises
     ("avx512f_only", {}, "fa_forward_f32_avx512_small fa_forward_f32_avx2", 1),
     ("avx2", {}, "fa_forward_f32_avx512_small fa_forward_f32_avx2", 1),
