@@ -5,10 +5,11 @@
 #include <immintrin.h>
 #define CHAINS 12
 
-// `rounds` x 12 independent FMA chains; returns floating-point operations done.
+// `rounds` x 12 independent FMA chains; returns floating-point operations done. No chain may start at
+// 1, which x and y leave as it is: the compiler would drop it.
 __attribute__((target("avx512f"))) double fma_avx512(uint64_t rounds, float *sink) {
   __m512 a[CHAINS], x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.001f);
-  for (int i = 0; i < CHAINS; ++i) a[i] = _mm512_set1_ps((float)i);
+  for (int i = 0; i < CHAINS; ++i) a[i] = _mm512_set1_ps(i + 0.5f);
   for (uint64_t r = 0; r < rounds; ++r)
 #pragma GCC unroll 12
     for (int i = 0; i < CHAINS; ++i) a[i] = _mm512_fmadd_ps(a[i], x, y);
@@ -18,7 +19,7 @@ __attribute__((target("avx512f"))) double fma_avx512(uint64_t rounds, float *sin
 
 __attribute__((target("avx2,fma"))) double fma_avx2(uint64_t rounds, float *sink) {
   __m256 a[CHAINS], x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.001f);
-  for (int i = 0; i < CHAINS; ++i) a[i] = _mm256_set1_ps((float)i);
+  for (int i = 0; i < CHAINS; ++i) a[i] = _mm256_set1_ps(i + 0.5f);
   for (uint64_t r = 0; r < rounds; ++r)
 #pragma GCC unroll 12
     for (int i = 0; i < CHAINS; ++i) a[i] = _mm256_fmadd_ps(a[i], x, y);
@@ -30,7 +31,7 @@ __attribute__((target("avx2,fma"))) double fma_avx2(uint64_t rounds, float *sink
 __attribute__((target("avx512f,avx512bf16"))) double dot_bf16(uint64_t rounds, float *sink) {
   __m512 a[CHAINS];
   __m512bh x = (__m512bh)_mm512_set1_epi32(0x3c003c00), y = x;
-  for (int i = 0; i < CHAINS; ++i) a[i] = _mm512_set1_ps((float)i);
+  for (int i = 0; i < CHAINS; ++i) a[i] = _mm512_set1_ps(i + 0.5f);
   for (uint64_t r = 0; r < rounds; ++r)
 #pragma GCC unroll 12
     for (int i = 0; i < CHAINS; ++i) a[i] = _mm512_dpbf16_ps(a[i], x, y);
@@ -42,7 +43,7 @@ __attribute__((target("avx512f,avx512bf16"))) double dot_bf16(uint64_t rounds, f
 double fma_neon(uint64_t rounds, float *sink) {
   typedef float v4 __attribute__((vector_size(16)));
   v4 a[CHAINS], x = {0.999f, 0.999f, 0.999f, 0.999f}, y = {0.001f, 0.001f, 0.001f, 0.001f};
-  for (int i = 0; i < CHAINS; ++i) a[i] = y;
+  for (int i = 0; i < CHAINS; ++i) a[i] = y + (float)i;
   for (uint64_t r = 0; r < rounds; ++r)
 #pragma GCC unroll 24
     for (int i = 0; i < CHAINS; ++i) a[i] = __builtin_elementwise_fma(a[i], x, y);
