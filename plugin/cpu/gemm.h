@@ -8,8 +8,9 @@ namespace {
 // A's element (row, k) lies at  row * kRowStep + k * kDepthStep;  both are compile-time constants,
 // so a tile needs one pointer for A however many rows it has. What becomes of C at the end: it is
 // overwritten (with *factor times the sums, where Q could not take the scale), or so with
-// add[row][column] on top (an additive mask), or multiplied by factor[row] and added to (the rescaling of the online softmax; the sum over k starts at 0 then
-// too, which keeps the chain of roundings short).
+// add[row][column] on top (an additive mask), or multiplied by factor[row] and added to (the
+// rescaling of the online softmax; the sum over k starts at 0 then too, which keeps the chain of
+// roundings short).
 enum class Into { kWrite, kWriteBiased, kScaleAndAdd };
 
 template <int M, int N, int kRowStep, int kDepthStep, Into kInto>

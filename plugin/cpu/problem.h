@@ -1,6 +1,6 @@
 // One attention problem as a kernel sees it: the constants of the dispatch ABI, decoded.
 #pragma once
-#include "simd.h"
+#include "shuffle.h"
 
 #include "flashattn_abi.h"
 
