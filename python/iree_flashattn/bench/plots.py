@@ -62,7 +62,7 @@ def speedups(pyplot: Any, run: Run) -> Any:
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_ylim(len(rows), -0.5)
     axes.set_xlabel("times as fast")
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False)
     return figure
 
 
