@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from iree_flashattn.bench import goals, plots, results
+from iree_flashattn.bench import goals, plots, results, running
 from iree_flashattn.bench.machine import Machine
 from iree_flashattn.bench.results import ModelResult, Result, Run
 from support.command_line import run
@@ -36,6 +38,25 @@ def test_every_problem_of_the_list_has_a_goal() -> None:
 def test_names_are_unique() -> None:
     names = [case.name for goal in goals.goals() for case in goal.cases]
     assert len(names) == len(set(names))
+
+
+def test_contenders_take_turns() -> None:
+    """Short calls are repeated within a turn; of a long one the first call is enough."""
+    calls: list[str] = []
+    contenders = {
+        "short": lambda: (calls.append("short"), time.sleep(0.001)),
+        "middle": lambda: (calls.append("middle"), time.sleep(0.03)),
+        "long": lambda: (calls.append("long"), time.sleep(1.01)),
+    }
+    times = running.interleaved(contenders, 0.3, least=4)
+    assert len(times["short"]) >= 4
+    assert len(times["middle"]) == 4  # 0.12 of the 0.1 seconds that it has
+    assert len(times["long"]) == calls.count("long") == 1
+    assert calls.count("short") >= 5 * len(times["short"])
+    order = [name for name, _ in itertools.groupby(calls)]
+    assert order[:3] == ["short", "middle", "long"]
+    assert order[3:9] == ["short", "middle"] * 3
+    assert 0.02 < running.ratio(times, "short", "middle") < 0.5
 
 
 def test_every_bar_can_be_measured_and_printed() -> None:

@@ -86,7 +86,7 @@ def _measure(
         function = running.load_all(done.vmfb, parameters=weights)["main"]
         calls[name] = lambda f=function: f(*data)
     errors = check(model.name, module, inputs, calls)
-    times = running.interleaved(calls, seconds, 3)
+    times = running.interleaved(calls, len(calls) * seconds, 3)
     return ModelResult(
         model.name,
         batch,

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 TURN_SECONDS = 0.02
 # Between turns: OpenMP's threads spin for a while in the hope of more work.
 PAUSE_SECONDS = 0.004
-# A first call that takes longer counts as a measurement: nothing that it warms up takes as long.
+# Of calls that take longer one is enough, and the first one will do: nothing that a call has to
+# warm up takes as long.
 LONG_SECONDS = 1.0
 
 
@@ -86,7 +87,7 @@ def interleaved(
     """Seconds a call of each contender, one number a round: all see the same machine in a round.
 
     A contender stops taking part when it has used its share of ``seconds`` and has ``least``
-    numbers; two are enough where a call takes longer than a second.
+    numbers; one is enough where a call takes longer than a second.
     """
     times: dict[str, list[float]] = {}
     calls: dict[str, int] = {}
@@ -96,15 +97,15 @@ def interleaved(
         again = first if first > LONG_SECONDS else _timed(call)
         calls[name] = max(1, round(TURN_SECONDS / max(again, 1e-7)))
     share = seconds / max(1, len(contenders))
-    used = dict.fromkeys(contenders, 0.0)
-    running = dict(contenders)
+    used = {name: sum(found) for name, found in times.items()}
+    running = {name: c for name, c in contenders.items() if not times[name] or used[name] < share}
     while running:
         for name, call in list(running.items()):
             time.sleep(PAUSE_SECONDS)
             turn = _timed(call, calls[name])
             times[name].append(turn / calls[name])
             used[name] += turn
-            enough = 2 if times[name][0] > LONG_SECONDS else least
+            enough = 1 if times[name][0] > LONG_SECONDS else least
             if used[name] >= share and len(times[name]) >= enough:
                 del running[name]
     return times

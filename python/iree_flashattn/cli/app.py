@@ -54,7 +54,9 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="The first problem of each group; models: batch 1.")
     ] = False,
-    seconds: Annotated[float, typer.Option(help="Measuring time for each problem.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option(help="Measuring time for each problem; models: for each contender.")
+    ] = 2.0,
     stock: Annotated[bool, typer.Option(help="Compare with stock IREE.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for JSON and plots.")] = Path("bench-results"),
     update: Annotated[
