@@ -16,8 +16,9 @@ from ..compiling import LOCAL, compile_module
 from ..target import Target, executable_targets, parse_target
 from . import running
 
-_ROUNDS = 200_000
-_TASKS = 16
+# Many tasks: workers take several at once, and one that wakes up late must find the rest.
+_TASKS = 256
+_OPERATIONS = 8e9  # of a call of the FMA probe: long beside the time in which workers wake up
 _READ_MEGABYTES = 256
 _LAYOUT = (
     "#hal.pipeline.layout<bindings = [#hal.pipeline.binding<storage_buffer, ReadOnly>,"
@@ -56,10 +57,12 @@ def fma_probe(family: str = "") -> Probe:
     """f32 multiply-adds in registers, with the vectors of a family of kernels; '': the widest."""
     target = target_of(_PROCESSORS[family])
     lanes = _lanes(target)
-    vmfb = compile_module(fma_module(target, lanes), [], plugin=False).vmfb
+    round_of_all = 2 * lanes * _chains(target) * _TASKS
+    rounds = round(_OPERATIONS / round_of_all)
+    vmfb = compile_module(fma_module(target, lanes, rounds), [], plugin=False).vmfb
     function = running.load(vmfb, "run")
     seed = running.on_device(np.full(lanes, 1e-30, np.float32))
-    return Probe(lambda: function(seed), 2 * lanes * _chains(target) * _ROUNDS * _TASKS)
+    return Probe(lambda: function(seed), rounds * round_of_all)
 
 
 @cache
@@ -164,7 +167,7 @@ def _loop(lanes: int, count: int, bound: str, step: str, body: str, operands: st
         vector.store %t{count - 1}, %out[%at] : memref<{_TASKS * 64}xf32>, {vector}"""
 
 
-def fma_module(target: Target, lanes: int) -> str:
+def fma_module(target: Target, lanes: int, rounds: int) -> str:
     vector = f"vector<{lanes}xf32>"
     chains = _chains(target)
     if "fma" in target.features or target.arch == "aarch64":
@@ -177,7 +180,7 @@ def fma_module(target: Target, lanes: int) -> str:
         ]
     body = "\n".join(lines)
     text = f"""{_bindings(lanes)}
-        %rounds = arith.constant {_ROUNDS} : index
+        %rounds = arith.constant {rounds} : index
         %x = vector.load %in[%zero] : memref<{lanes}xf32>, {vector}
 {_loop(lanes, chains, "%rounds", "%one", body, "%x")}"""
     return _module(target, lanes, text)
