@@ -131,8 +131,8 @@ def test_plots(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     drawn = plots.write(saved(tmp_path), tmp_path)
     models = Run("today", {}, MACHINE, [
-        ModelResult("m", 1, 2, 2, {"stock": 2.0, "kernels": 1.0, "torch": 1.0, "rest": 0.5},
-                    {"stock": 2.0, "torch": 1.0, "rest": 0.5}, {"stock": 0.75, "kernels": 0.5}, {})
+        ModelResult("m", 1, 2, 2, {"stock": 2.0, "kernels": 1.0, "torch": 1.0, "twice": 1.5},
+                    {"stock": 2.0, "torch": 1.0, "twice": 1.5}, {"stock": 0.75, "kernels": 0.5}, {})
     ])  # fmt: skip
     drawn += plots.write(models, tmp_path)
     assert [path.name for path in drawn] == ["speedup.svg", "roofline.svg", "models.svg"]

@@ -71,8 +71,8 @@ MEASURES = {
 
 @dataclass
 class ModelResult:
-    """One whole model: ``torch``, ``stock``, ``kernels`` (with the flag), and ``rest``, which is
-    the model compiled without its attention."""
+    """One whole model: ``torch``, ``stock``, ``kernels`` (with the flag), and ``twice``, which has
+    the flag and does all attention twice."""
 
     model: str
     batch: int
