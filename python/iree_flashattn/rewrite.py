@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import report as reporting
 from .choosing import Choice, Options, choose
-from .emitting import CannotBuildError, Executables, emit
+from .emitting import CannotBuildError, Executables, emit, replace_uses
 from .emitting.bounds import outside
 from .emitting.cleanup import erase_dead
 from .emitting.inlining import inline_bf16
@@ -70,7 +70,7 @@ def substitute(
             done.sites.append(served)
     # A site may read what an earlier one computed, by the value that it had then.
     for old, new in replaced:
-        old.replace_all_uses_with(new)
+        replace_uses(old, new)
     erase_dead(module, [old for old, _ in replaced])
     if replaced:
         inline_bf16(module)

@@ -1,71 +1,151 @@
-"""Random programs through iree-compile, with the flag and without, and the runtime."""
+"""Random programs through iree-compile, with the flag and without, and the runtime.
+
+Many programs are functions of one module. Where a module does not compile, halves of it are tried
+until the program that is at fault stands alone.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import iree.runtime as rt
 import numpy as np
 
-from fuzzing.cases import Case, make_case
-from iree_flashattn.compiling import compile_module
+from fuzzing.cases import Case
+from fuzzing.writer import NUMPY
+from iree_flashattn.bench import running
+from iree_flashattn.compiling import LOCAL, Compiled, CompileError, compile_module
+
+# No debug information for anybody; stock code is compiled in the way that takes least time.
+QUICK = (*LOCAL, "--iree-llvmcpu-debug-symbols=false")
+STOCK = (*QUICK, "--iree-opt-level=O2", "--iree-llvmcpu-disable-distribution")
+
+# Relative to the largest element. Above the second number an error is no rounding.
+ROUNDING = {"f32": (2e-5, 1e-3), "f16": (2e-3, 2e-2), "bf16": (1.6e-2, 1e-1)}
+
+Arrays = list[np.ndarray]
 
 
 @dataclass
-class Outcome:
-    substituted: int = 0
-    wrong: list[str] = field(default_factory=list)
+class Side:
+    """What one way of compiling made of the programs, by name."""
+
+    results: dict[str, Arrays] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)  # programs that do not compile or run
+    matched: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, list[str]] = field(default_factory=dict)
 
 
-def run_compiled(first: int, count: int, dynamic: bool = False) -> Outcome:
-    """Compiles ``count`` programs as one module, runs each, and compares with NumPy's float64."""
-    seeds = list(range(first, first + count))
-    cases = [make_case(seed, dynamic) for seed in seeds]
-    text = "module {\n" + "".join(c.net.function(c.results) for c in cases) + "}\n"
-    fast = compile_module(text, options={"IREE_FLASHATTN_GATE": "off"})
-    stock = compile_module(text, plugin=False)
-    outcome = Outcome(sum(site["matched"] for site in fast.sites))
-    got = _run(fast.vmfb, cases)
-    plain = _run(stock.vmfb, cases)
-    for seed, case, with_flag, without in zip(seeds, cases, got, plain, strict=True):
-        for i, (value, other, wanted) in enumerate(
-            zip(with_flag, without, case.results, strict=True)
-        ):
-            problem = _difference(value, other, wanted.array)
-            if problem:
-                outcome.wrong.append(f"seed {seed}, result {i}: {problem} {case.notes}")
-    return outcome
+def module_of(cases: list[Case]) -> str:
+    return "module {\n" + "".join(c.net.function(c.results) for c in cases) + "}\n"
 
 
-def _run(vmfb: bytes, cases: list[Case]) -> list[list[np.ndarray]]:
-    config = rt.Config("local-sync")
-    context = rt.SystemContext(config=config)
-    context.add_vm_module(rt.VmModule.copy_buffer(config.vm_instance, vmfb))
-    module = next(m for name, m in context.modules.items() if name != "hal")
-    found = []
+def with_flag(cases: list[Case]) -> Side:
+    side = Side()
+
+    def make(text: str) -> Compiled:
+        return compile_module(text, QUICK, options={"IREE_FLASHATTN_GATE": "off"})
+
+    _compile_and_run(cases, make, side)
+    return side
+
+
+def without_flag(cases: list[Case]) -> Side:
+    side = Side()
+    _compile_and_run(cases, lambda text: compile_module(text, STOCK, plugin=False), side)
+    return side
+
+
+def _compile_and_run(cases: list[Case], make: Callable[[str], Compiled], side: Side) -> None:
+    text = module_of(cases)
+    try:
+        done = make(text)
+    except CompileError as error:
+        if len(cases) == 1:
+            side.errors[cases[0].net.name] = str(error)[:2000]
+            return
+        half = len(cases) // 2
+        _compile_and_run(cases[:half], make, side)
+        _compile_and_run(cases[half:], make, side)
+        return
+    _attribute(done, text, side)
+    loaded = running.load_all(done.vmfb, "local-sync")
     for case in cases:
-        kinds = {"i1": np.bool_, "f32": np.float32}
-        inputs = [
-            int(x.array) if x.dtype == "index" else x.array.astype(kinds[x.dtype])
-            for x in case.net.inputs
-        ]
-        outputs = module[case.net.name](*inputs)
-        outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
-        found.append([np.asarray(o.to_host(), dtype=np.float64) for o in outputs])
-    return found
+        name = case.net.name
+        try:
+            side.results[name] = _call(loaded[name], case)
+        except Exception as error:  # the runtime has one kind of error for everything
+            side.errors[name] = f"run: {error}"
 
 
-def _difference(value: np.ndarray, stock: np.ndarray, wanted: np.ndarray) -> str:
-    """The result is as close to float64 as the stock compiler's, and finite in the same places.
+def _attribute(done: Compiled, text: str, side: Side) -> None:
+    """Which function each site of the report is in, by its line."""
+    names, current = [""], ""
+    for line in text.splitlines():
+        if found := re.match(r"\s*func\.func @(\w+)", line):
+            current = found[1]
+        names.append(current)
+    for site in done.sites:
+        line = re.search(r":(\d+):\d+", site["location"])
+        name = names[int(line[1])] if line else ""
+        if site["matched"]:
+            side.matched[name] = side.matched.get(name, 0) + 1
+        else:
+            side.refused.setdefault(name, []).append(f"{site['rule']}: {site['reason']}")
 
-    Where f32 overflows and float64 does not, the stock program decides.
+
+def _call(function: Callable, case: Case) -> Arrays:
+    inputs = [
+        int(x.array) if x.dtype == "index" else x.array.astype(NUMPY[x.dtype])
+        for x in case.net.inputs
+    ]
+    outputs = function(*inputs)
+    outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
+    return [_to_float(o, v.dtype) for o, v in zip(outputs, case.results, strict=True)]
+
+
+def _to_float(output: object, dtype: str) -> np.ndarray:
+    array = np.asarray(output.to_host())  # type: ignore[attr-defined]
+    if dtype == "bf16" and array.dtype != NUMPY["bf16"]:
+        array = array.view(NUMPY["bf16"])
+    return array.astype(np.float64)
+
+
+def difference(case: Case, got: Arrays, stock: Arrays | None) -> str:
+    """What is wrong with the results; the empty string where nothing is.
+
+    NumPy's float64 decides. Where f32 or a narrower type overflows and float64 does not, so that
+    stock and NumPy are not finite in the same places, nothing is asked. Nor is it where stock
+    miscomputes what is left to it, so that both are wrong by the same numbers.
     """
-    finite = np.isfinite(wanted) & np.isfinite(stock)
-    if not np.isfinite(value[finite]).all():
-        return "not finite where stock and NumPy are"
-    if not finite.any():
-        return ""
-    scale = max(1.0, float(np.abs(wanted[finite]).max()))
-    error = float(np.abs(value - wanted)[finite].max()) / scale
-    usual = float(np.abs(stock - wanted)[finite].max()) / scale
-    return "" if error <= 2 * usual + 2e-5 else f"error {error:.2g}, stock {usual:.2g}"
+    for i, value in enumerate(got):
+        wanted = case.results[i].array
+        usual = wanted if stock is None else stock[i]
+        if value.shape != wanted.shape:
+            return f"result {i}: shape {value.shape}, not {wanted.shape}"
+        known = np.isfinite(wanted) == np.isfinite(usual)
+        if (np.isfinite(value) != np.isfinite(wanted))[known].any():
+            return f"result {i}: finite in other places than stock and NumPy"
+        error = relative_error(value, wanted)
+        small, large = ROUNDING[case.element]
+        if relative_error(usual, wanted) > large and relative_error(value, usual) <= small:
+            continue
+        limit = small + 2 * min(relative_error(usual, wanted), large)
+        if error > limit:
+            return f"result {i}: error {error:.2g}, stock {relative_error(usual, wanted):.2g}"
+    return ""
+
+
+def relative_error(value: np.ndarray, wanted: np.ndarray) -> float:
+    both = np.isfinite(value) & np.isfinite(wanted)
+    if not both.any():
+        return 0.0
+    scale = max(1.0, float(np.abs(wanted[both]).max()))
+    return float(np.abs(value - wanted)[both].max()) / scale
+
+
+def is_miscomputed(case: Case, stock: Arrays) -> bool:
+    large = ROUNDING[case.element][1]
+    pairs = zip(stock, case.results, strict=True)
+    return any(relative_error(value, wanted.array) > large for value, wanted in pairs)

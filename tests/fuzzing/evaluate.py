@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from iree.compiler import ir
 
-from fuzzing.net import Net, overflowing
+from fuzzing.net import Net
+from fuzzing.writer import LARGEST, overflowing
 from iree_flashattn.extent import Extent
 from iree_flashattn.raising.constants import operation_on_arrays
 from iree_flashattn.raising.expr import Apply, Const, Load, Node, Position
@@ -78,7 +79,10 @@ def build_term(term: Term, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
         if isinstance(node, Position):
             return grid(node.lin)
         assert isinstance(node, Apply)
-        return operation_on_arrays(node, [walk(a) for a in node.args])
+        arguments = [walk(a) for a in node.args]
+        # the net does not round either
+        value = arguments[0] if node.name == "truncf" else operation_on_arrays(node, arguments)
+        return overflowing(value, node.dtype) if node.dtype in LARGEST else value
 
     with np.errstate(all="ignore"):
         return np.broadcast_to(walk(term.node), [number(n, known) for n in term.shape])

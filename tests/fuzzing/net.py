@@ -6,36 +6,9 @@ NumPy in float64 while it does. So whatever is composed has its oracle, near mis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-_LARGEST = float(np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True)
-class Val:
-    """A tensor value: its name in the text, its element type, and its elements."""
-
-    name: str
-    array: np.ndarray
-    dtype: str = "f32"
-    unknown: tuple[int, ...] = ()  # dims that one of these primes divides are known at run time
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def type(self) -> str:
-        if self.dtype == "index":
-            return "index"
-        dims = ("?" if divides(self.unknown, n) else str(n) for n in self.shape)
-        return "tensor<" + "".join(f"{n}x" for n in dims) + self.dtype + ">"
-
-
-def divides(primes: tuple[int, ...], n: int) -> bool:
-    return any(n % p == 0 for p in primes)
+from fuzzing.writer import LARGEST, Val, Writer, divides, overflowing, rounded
 
 
 def _maps(rank: int, results: list[list[int | None]]) -> str:
@@ -48,109 +21,8 @@ def _maps(rank: int, results: list[list[int | None]]) -> str:
     return "[" + ", ".join(texts) + "]"
 
 
-def overflowing(array: np.ndarray) -> np.ndarray:
-    """Infinities where f32 has them."""
-    return np.where(np.abs(array) > _LARGEST, np.copysign(np.inf, array), array)
-
-
-class Net:
-    """One function under construction."""
-
-    def __init__(self, name: str, rng: np.random.Generator) -> None:
-        self.name = name
-        self.rng = rng
-        self.lines: list[str] = []
-        self.inputs: list[Val] = []
-        self.values: list[list[np.ndarray | None]] = []  # results of each op, in program order
-        # Multiples of these primes are run-time sizes: a size says what it is made of.
-        self.unknown: tuple[int, ...] = ()
-        self._known_at: dict[int, list[tuple[Val, int]]] = {}  # size -> tensors that have it
-
-    # -- plumbing --------------------------------------------------------------------------------
-    def _fresh(self) -> str:
-        return f"%v{len(self.values)}"
-
-    def _val(self, name: str, array: np.ndarray, dtype: str = "f32") -> Val:
-        value = Val(name, array, dtype, self.unknown)
-        for i, n in enumerate(value.shape):
-            if name and divides(self.unknown, n):
-                self._known_at.setdefault(n, []).append((value, i))
-        return value
-
-    def size(self, n: int) -> str:
-        """A size in the text: a number, or the value that holds it at run time."""
-        if not divides(self.unknown, n):
-            return str(n)
-        places = self._known_at.get(n, [])
-        if places and self.rng.random() < 0.9:
-            x, dim = places[int(self.rng.integers(len(places)))]
-            at = self.scalar(dim, "index")
-            return self._emit(f"tensor.dim {x.name}, {at} : {x.type}", np.array(n))
-        prime = next(p for p in self.unknown if n % p == 0)
-        if n == prime:
-            same = [x.name for x in self.inputs if x.dtype == "index" and x.array == n]
-            if same and self.rng.random() < 0.8:
-                return same[0]
-            self.inputs.append(self._val(f"%in{len(self.inputs)}", np.array(n), "index"))
-            return self.inputs[-1].name
-        factors = [self._index(prime), self._index(n // prime)]
-        return self._emit(f"arith.muli {', '.join(factors)} : index", np.array(n))
-
-    def _index(self, n: int) -> str:
-        text = self.size(n)
-        return text if text.startswith("%") else self.scalar(n, "index")
-
-    def _sizes(self, shape: tuple[int, ...]) -> str:
-        return "[" + ", ".join([self.size(n) for n in shape]) + "]"
-
-    def _emit(self, text: str, *arrays: np.ndarray | None) -> str:
-        name = self._fresh()
-        shown = name if len(arrays) == 1 else f"{name}:{len(arrays)}"
-        self.lines.append(f"    {shown} = {text}")
-        self.values.append(list(arrays))
-        return name
-
-    def input(self, shape: tuple[int, ...], dtype: str = "f32") -> Val:
-        if dtype == "i1":
-            array = self.rng.random(shape) < 0.7
-        else:
-            array = np.float32(self.rng.standard_normal(shape)).astype(np.float64)
-        value = self._val(f"%in{len(self.inputs)}", array, dtype)
-        self.inputs.append(value)
-        return value
-
-    def scalar(self, value: float | int | bool, dtype: str = "f32") -> str:
-        if dtype == "i1":
-            text = "true" if value else "false"
-        elif dtype == "f32":
-            bits = np.float32(value).view(np.uint32)
-            finite = np.isfinite(value)
-            text = f"{np.float32(value):.9e} : f32" if finite else f"0x{bits:08X} : f32"
-        else:
-            text = f"{value} : {dtype}"
-        known = np.array(value) if dtype == "index" else None
-        return self._emit(f"arith.constant {text}", known)
-
-    def _empty(self, shape: tuple[int, ...], dtype: str) -> Val:
-        sizes = ", ".join([self.size(n) for n in shape if divides(self.unknown, n)])
-        value = self._val("", np.zeros(shape, bool if dtype == "i1" else np.float64), dtype)
-        return self._val(
-            self._emit(f"tensor.empty({sizes}) : {value.type}", None), value.array, dtype
-        )
-
-    def fill(self, shape: tuple[int, ...], number: float, dtype: str = "f32") -> Val:
-        constant = self.scalar(number, dtype)
-        empty = self._empty(shape, dtype)
-        array = np.full(shape, number, bool if dtype == "i1" else np.float64)
-        text = (f"linalg.fill ins({constant} : {dtype}) outs({empty.name} : {empty.type})"
-                f" -> {empty.type}")  # fmt: skip
-        return self._val(self._emit(text, array), array, dtype)
-
-    def constant(self, array: np.ndarray) -> Val:
-        """A dense f32 tensor that is written in the program."""
-        value = self._val("", np.asarray(array, np.float64))
-        text = f"arith.constant dense<{value.array.tolist()}> : {value.type}"
-        return self._val(self._emit(text, value.array), value.array)
+class Net(Writer):
+    """A function, its ops and their values."""
 
     # -- structure -------------------------------------------------------------------------------
     def transpose(self, x: Val, permutation: list[int], generic: bool = False) -> Val:
@@ -220,7 +92,10 @@ class Net:
         compute,
         dtype: str = "f32",
     ) -> Val:
-        """A parallel generic; operands come with the dims that they are read with."""
+        """A parallel generic; operands come with the dims that they are read with.
+
+        Values stay float64, but what overflows in the element type does here, too.
+        """
         rank = len(shape)
         arrays = []
         for x, dims in operands:
@@ -233,8 +108,8 @@ class Net:
             arrays.append(source.reshape([shape[d] if d in used else 1 for d in range(rank)]))
         with np.errstate(all="ignore"):
             array = np.broadcast_to(compute(*arrays), shape).copy()
-        if dtype == "f32":  # float64, but what overflows in f32 does here, too
-            array = overflowing(array)
+        if dtype in LARGEST:
+            array = overflowing(array, dtype)
         empty = self._empty(shape, dtype)
         maps = _maps(rank, [dims for _, dims in operands] + [list(range(rank))])
         return self._generic(
@@ -269,16 +144,25 @@ class Net:
 
     def unary(self, x: Val, op: str, compute) -> Val:
         dims = list(range(len(x.shape)))
-        return self.elementwise([(x, dims)], x.shape, [f"%r = {op} %b0 : f32"], "%r", compute)
+        body = [f"%r = {op} %b0 : {x.dtype}"]
+        return self.elementwise([(x, dims)], x.shape, body, "%r", compute, x.dtype)
+
+    def cast(self, x: Val, dtype: str) -> Val:
+        if x.dtype == dtype:
+            return x
+        op = "extf" if dtype == "f32" else "truncf"
+        dims = list(range(len(x.shape)))
+        body = [f"%r = arith.{op} %b0 : {x.dtype} to {dtype}"]
+        return self.elementwise([(x, dims)], x.shape, body, "%r", lambda a: a, dtype)
 
     def with_scalar(self, x: Val, op: str, number: float) -> Val:
         """x * c or x / c with a constant from outside the region."""
-        constant = self.scalar(number)
-        number = float(np.float32(number))
+        constant = self.scalar(number, x.dtype)
+        number = float(rounded(number, x.dtype))
         compute = (lambda a: a * number) if op == "mulf" else (lambda a: a / number)
         dims = list(range(len(x.shape)))
-        body = [f"%r = arith.{op} %b0, {constant} : f32"]
-        return self.elementwise([(x, dims)], x.shape, body, "%r", compute)
+        body = [f"%r = arith.{op} %b0, {constant} : {x.dtype}"]
+        return self.elementwise([(x, dims)], x.shape, body, "%r", compute, x.dtype)
 
     def binary(self, x: Val, y: Val, y_dims: list[int | None], op: str, flip: bool = False) -> Val:
         """op(x, y) with y read at some of x's dims."""
@@ -288,18 +172,32 @@ class Net:
         a, b = ("%b1", "%b0") if flip else ("%b0", "%b1")
         chosen = (lambda p, q: compute(q, p)) if flip else compute
         dims: list[int | None] = list(range(len(x.shape)))
-        return self.elementwise(
-            [(x, dims), (y, y_dims)], x.shape, [f"%r = arith.{op} {a}, {b} : f32"], "%r", chosen
-        )
+        body = [f"%r = arith.{op} {a}, {b} : {x.dtype}"]
+        return self.elementwise([(x, dims), (y, y_dims)], x.shape, body, "%r", chosen, x.dtype)
+
+    def both(self, x: Val, x_dims: list[int | None], y: Val, y_dims: list[int | None],
+             shape: tuple[int, ...]) -> Val:  # fmt: skip
+        """x and y, two boolean tensors."""
+        body = ["%r = arith.andi %b0, %b1 : i1"]
+        return self.elementwise([(x, x_dims), (y, y_dims)], shape, body, "%r", np.logical_and, "i1")
 
     def select(self, mask: Val, dims: list[int | None], x: Val, number: float, keeps: bool) -> Val:
-        constant = self.scalar(number)
+        constant = self.scalar(number, x.dtype)
+        number = float(rounded(number, x.dtype))
         a, b = ("%b1", constant) if keeps else (constant, "%b1")
         all_dims: list[int | None] = list(range(len(x.shape)))
         return self.elementwise(
-            [(mask, dims), (x, all_dims)], x.shape, [f"%r = arith.select %b0, {a}, {b} : f32"],
-            "%r", lambda m, s: np.where(m == keeps, s, number),
+            [(mask, dims), (x, all_dims)], x.shape,
+            [f"%r = arith.select %b0, {a}, {b} : {x.dtype}"],
+            "%r", lambda m, s: np.where(m == keeps, s, number), x.dtype,
         )  # fmt: skip
+
+    def compare(self, x: Val, predicate: str, number: float, compute) -> Val:
+        """cmpf of each element and a constant."""
+        constant = self.scalar(number, x.dtype)
+        dims: list[int | None] = list(range(len(x.shape)))
+        body = [f"%r = arith.cmpf {predicate}, %b0, {constant} : {x.dtype}"]
+        return self.elementwise([(x, dims)], x.shape, body, "%r", compute, "i1")
 
     def band(self, shape: tuple[int, int], offset: int, predicate: str) -> Val:
         """i1[rows, keys]: row + offset (sge | slt) key."""
@@ -331,6 +229,9 @@ class Net:
         init = self.fill(tuple(sizes[d] for d in out_dims), 0.0)
         kinds = ["parallel" if d in out_dims else "reduction" for d in range(rank)]
         body = ["%m = arith.mulf %b0, %b1 : f32", "%r = arith.addf %o0, %m : f32"]
+        if a.dtype != "f32":  # 16-bit operands, sums in f32
+            wide = [f"%w{i} = arith.extf %b{i} : {a.dtype} to f32" for i in (0, 1)]
+            body = [*wide, body[0].replace("%b", "%w"), body[1]]
         maps = _maps(rank, [list(a_dims), list(b_dims), list(out_dims)])
         return self._generic(maps, kinds, [a, b], [init], body, ["%r"], [array])[0]
 
@@ -345,23 +246,25 @@ class Net:
     def reduce(self, x: Val, dim: int, op: str, keep: bool, start: float, index: bool) -> Val:
         """Maximum or sum over one dim; ``index`` adds the dead i64 result of torch's max."""
         rank = len(x.shape)
-        numpy_op = {"maximumf": np.max, "minimumf": np.min, "addf": np.sum}[op]
+        numpy_op = {
+            "maximumf": np.max, "minimumf": np.min, "addf": np.sum, "ori": np.any, "andi": np.all,
+        }[op]  # fmt: skip
         array = numpy_op(x.array, axis=dim, keepdims=keep)
         if op == "maximumf":
-            array = np.maximum(array, start)
+            array = np.maximum(array, rounded(start, x.dtype))
         out: list[int | None] = [None if d == dim else d for d in range(rank)]
         if not keep:
             out = [d for d in out if d is not None]
-        init = self.fill(array.shape, start)
+        init = self.fill(array.shape, start, x.dtype)
         kinds = ["reduction" if d == dim else "parallel" for d in range(rank)]
-        body = [f"%r = arith.{op} %b0, %o0 : f32"]
+        body = [f"%r = arith.{op} %b0, %o0 : {x.dtype}"]
         if not index:
             maps = _maps(rank, [list(range(rank)), out])
             return self._generic(maps, kinds, [x], [init], body, ["%r"], [array])[0]
         second = self.fill(array.shape, 0, "i64")
         body += [
             f"%x = linalg.index {dim} : index", "%y = arith.index_cast %x : index to i64",
-            "%c = arith.cmpf ogt, %b0, %o0 : f32", "%s = arith.select %c, %y, %o1 : i64",
+            f"%c = arith.cmpf ogt, %b0, %o0 : {x.dtype}", "%s = arith.select %c, %y, %o1 : i64",
         ]  # fmt: skip
         maps = _maps(rank, [list(range(rank)), out, out])
         winners = np.zeros(array.shape)
@@ -373,10 +276,10 @@ class Net:
         with np.errstate(all="ignore"):
             e = np.exp(x.array - x.array.max(axis=dim, keepdims=True))
             array = e / e.sum(axis=dim, keepdims=True)
-        empty = self._empty(x.shape, "f32")
+        empty = self._empty(x.shape, x.dtype)
         text = (f"linalg.softmax dimension({dim}) ins({x.name} : {x.type})"
                 f" outs({empty.name} : {empty.type}) -> {empty.type}")  # fmt: skip
-        return self._val(self._emit(text, array), array)
+        return self._val(self._emit(text, array), array, x.dtype)
 
     def function(self, results: list[Val]) -> str:
         arguments = ", ".join(f"{x.name}: {x.type}" for x in self.inputs)

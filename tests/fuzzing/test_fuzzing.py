@@ -1,67 +1,71 @@
-"""Random programs: whatever is raised means what the program computes, and nothing is missed.
+"""Random programs: compiled with the flag they compute what they say, and nothing is missed.
 
-On demand, from the folder ``tests``: ``python -m fuzzing.runner FIRST_SEED COUNT [dynamic]``.
+Each program is raised and what its sites mean is evaluated in NumPy; then it is compiled with the
+flag and without, run both ways, and compared with NumPy's float64. Look-alikes may be left alone.
+On demand, from the folder ``tests``: ``python -m fuzzing FIRST_SEED COUNT``.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from fuzzing.compiled import run_compiled
+from fuzzing import compiled, runner
+from fuzzing.batches import jobs, problems, run_jobs, summary
+from fuzzing.cases import make_case
 from fuzzing.runner import run
 
-BATCH = 200
+CASES = 2000
+# What front ends really write: each has to be in the programs, often enough to mean something.
+FEATURES = """ALiBi|NaN guard|band|band and padding|bf16|bias|boolean mask|chained attention
+constant mask|dim of one|f16|f32|grouped heads|guard for masked rows|packed QKV|part of the result
+repeated heads|run-time sizes|scores as a result|shared keys and values|sink|slice of an input
+softcap|softmax: exp2|softmax: late|softmax: log|softmax: nomax|softmax: recip|swapped operands
+weights as a result|window""".replace("\n", "|").split("|")
 
 
-@pytest.mark.parametrize("first", range(0, 2000, BATCH))
-def test_sites_mean_what_programs_compute(first: int) -> None:
-    tally = run(first, BATCH)
-    assert not tally.crashed, tally.crashed
-    assert not tally.wrong, tally.wrong
-    assert not tally.missed, tally.missed
-    # The generator still makes what it is meant to make: attention, and twisted attention.
-    assert tally.sites > BATCH // 2
-    assert BATCH // 4 < tally.plain < BATCH
+def test_compiled_programs(capsys: pytest.CaptureFixture) -> None:
+    tally = run_jobs(jobs(0, CASES))
+    with capsys.disabled():
+        print(f"\nseeds 0 to {CASES - 1}: {summary(tally)}")
+    found = problems(tally)
+    assert not found, found
+    assert tally.cases == CASES
+    assert CASES // 2 < tally.plain < CASES * 9 // 10
+    assert tally.substituted > CASES // 2
+    rare = {name: tally.features[name] for name in FEATURES if tally.features[name][1] < 10}
+    assert not rare, rare
+    # What stock IREE cannot do itself is counted, and has to stay an exception.
+    assert len(tally.stock_failed) + len(tally.stock_wrong) < CASES // 50, (
+        tally.stock_failed, tally.stock_wrong,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("first", range(0, 400, BATCH))
-def test_run_time_sizes(first: int) -> None:
-    """Programs with sizes that only the run time knows, evaluated at the sizes of one run.
-
-    Sites may be missed: sizes that the program never says to be equal are not taken to be.
-    """
-    tally = run(first, BATCH, dynamic=True)
-    assert not tally.crashed, tally.crashed
-    assert not tally.wrong, tally.wrong
-    assert tally.sites > 2 * BATCH // 5
-
-
-def test_compiled_programs_compute_the_same() -> None:
-    """A sample compiled with the flag and without, and run; NumPy's values are the reference."""
-    outcome = run_compiled(first=100_000, count=24)
-    assert outcome.substituted >= 12
-    assert not outcome.wrong, outcome.wrong
-
-
-def test_compiled_programs_with_run_time_sizes() -> None:
-    outcome = run_compiled(first=200_000, count=10, dynamic=True)
-    assert outcome.substituted >= 4
-    assert not outcome.wrong, outcome.wrong
-
-
-def test_the_check_can_fail() -> None:
-    """A site whose scale is off by a tenth is caught."""
-    from fuzzing import runner
-
+def test_a_wrong_site_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site whose scale is off by a tenth."""
     original = runner.evaluate_site
 
     def scaled(site, known):
         site.scale *= 1.1
         return original(site, known)
 
-    runner.evaluate_site = scaled
-    try:
-        tally = run(0, 20)
-    finally:
-        runner.evaluate_site = original
-    assert len(tally.wrong) > 5
+    monkeypatch.setattr(runner, "evaluate_site", scaled)
+    assert len(run(0, 20).wrong) > 5
+
+
+def test_a_wrong_result_is_caught() -> None:
+    case = make_case(0)
+    right = [value.array for value in case.results]
+    assert compiled.difference(case, right, right) == ""
+    wrong = [array * 1.01 for array in right]
+    assert "error" in compiled.difference(case, wrong, right)
+    broken = [array.copy() for array in right]
+    broken[0].reshape(-1)[0] = float("nan")
+    assert "finite" in compiled.difference(case, broken, right)
+
+
+def test_a_program_that_does_not_compile_is_found_alone() -> None:
+    cases = [make_case(seed) for seed in range(4)]
+    cases[2].net.lines.append("    %broken = arith.constant true : f32")
+    side = compiled.with_flag(cases)
+    assert list(side.errors) == [cases[2].net.name]
+    assert set(side.results) == {c.net.name for c in cases} - set(side.errors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fuzzing.net import Net
+from fuzzing.net import Net, Val
 
 from .conftest import HEADS, KEYS, ROWS, Attention
 
@@ -159,3 +159,21 @@ def test_transposed_probabilities_are_no_attention(attention: Attention) -> None
     p = net.transpose(attention.softmax(attention.scores()), [0, 2, 1])
     v = net.input((HEADS, ROWS, 4))
     assert attention.refusal(net.batch_matmul(p, v)).rule == "softmax"
+
+
+def test_repeated_heads_cast_afterwards(attention: Attention) -> None:
+    """f16 keys repeated for the heads of a group and then widened: they are widened unrepeated."""
+    net, group, kv = attention.net, 3, 2
+    attention.q = net.input((HEADS, 1, 8))  # a single query: the heads of a group are its rows
+    dims: list[int | None] = [0, 2, 3]
+
+    def repeated(columns: int) -> Val:
+        x = net.input((kv, KEYS, columns), "f16")
+        shape = (kv, group, KEYS, columns)
+        x = net.elementwise([(x, dims)], shape, [], "%b0", lambda a: a, "f16")
+        return net.cast(net.reshape(x, [[0, 1], [2], [3]], (HEADS, KEYS, columns)), "f32")
+
+    k, attention.v = repeated(8), repeated(4)
+    site = attention.site(attention.values(attention.softmax(attention.scores(k=k))))
+    assert (site.kv_heads.static, site.q_len.static) == (kv, group)
+    assert (site.k.value.shape, site.v.value.shape) == ((kv, KEYS, 8), (kv, KEYS, 4))

@@ -89,10 +89,16 @@ def test_asserted_sizes_are_equal(raise_text: Callable) -> None:
 
 
 @pytest.mark.parametrize("branch", [False, True])
-def test_other_sizes_are_not(raise_text: Callable, branch: bool) -> None:
-    """Nothing is asserted of them, or in one branch alone."""
-    text = GROWN.format(size="%other", asserted="%other, %len" if branch else "%n, %n")
+def test_other_sizes_are_compared(raise_text: Callable, branch: bool) -> None:
+    """Nothing is asserted of them, or in one branch alone; but the products have no meaning unless
+    they are equal."""
+    text = GROWN.format(size="%other", asserted="%other, %len")
+    (asserted,) = raise_text(text)
     if branch:
         line = next(x for x in text.splitlines() if "cf.assert" in x)
         text = text.replace(line, f"  scf.if %equal {{\n  {line}\n  }}")
-    assert not [r for r in raise_text(text) if isinstance(r, AttentionSite)]
+    else:
+        text = GROWN.format(size="%other", asserted="%n, %n")
+    (site,) = raise_text(text)
+    assert isinstance(site, AttentionSite)
+    assert len(site.equal) == len(asserted.equal) + 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fuzzing.net import Val
+
 from .conftest import HEADS, KEYS, ROWS, Attention
 
 
@@ -167,3 +169,43 @@ def test_sink_in_front_is_declined(attention: Attention) -> None:
     sink = net.input((HEADS, ROWS, 1))
     p = attention.softmax(net.concat([sink, attention.scores()], 2))
     attention.refusal(attention.values(net.slice(p, 2, 1, KEYS)))
+
+
+def exp2_softmax(attention: Attention, s: Val) -> Val:
+    net = attention.net
+    top = net.reduce(s, 2, "maximumf", False, -np.inf, index=False)
+    e = net.unary(net.binary(s, top, [0, 1], "subf"), "math.exp2", np.exp2)
+    return net.binary(e, net.reduce(e, 2, "addf", False, 0.0, index=False), [0, 1], "divf")
+
+
+def test_guard_around_powers_of_two(attention: Attention) -> None:
+    net = attention.net
+    s = net.with_scalar(attention.scores(), "mulf", 1.4426950408889634)
+    s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], s, -np.inf, True)
+    finite = net.compare(s, "une", -np.inf, lambda a: a != -np.inf)
+    alive = net.reduce(finite, 2, "ori", False, False, index=False)
+    p = net.select(alive, [0, 1], exp2_softmax(attention, s), 0.0, True)
+    assert attention.site(attention.values(p)).empty_row == "zero"
+
+
+def test_maximum_over_the_rows_of_powers_of_two(attention: Attention) -> None:
+    """What is subtracted is no row maximum: masked columns do not vanish."""
+    net = attention.net
+    s = net.with_scalar(attention.scores(), "mulf", 1.4426950408889634)
+    s = net.select(net.input((KEYS,), "i1"), [2], s, -1e4, True)
+    top = net.reduce(s, 1, "maximumf", False, -np.inf, index=False)
+    e = net.unary(net.binary(s, top, [0, 2], "subf"), "math.exp2", np.exp2)
+    p = net.binary(e, net.reduce(e, 2, "addf", False, 0.0, index=False), [0, 1], "divf")
+    assert "extremum" in attention.refusal(attention.values(p)).reason
+
+
+def test_guard_that_does_not_look_for_the_fill(attention: Attention) -> None:
+    """Without a maximum a row of -1e9 is NaN in the source, and its guard looks for -inf."""
+    net = attention.net
+    s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], attention.scores(), -1e9, True)
+    e = net.unary(s, "math.exp", np.exp)
+    p = net.binary(e, net.reduce(e, 2, "addf", False, 0.0, index=False), [0, 1], "divf")
+    finite = net.compare(s, "une", -np.inf, lambda a: a != -np.inf)
+    alive = net.reduce(finite, 2, "ori", False, False, index=False)
+    guarded = net.select(alive, [0, 1], p, 0.0, True)
+    assert "no row maximum" in attention.refusal(attention.values(guarded)).reason

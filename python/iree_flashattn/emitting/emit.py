@@ -87,8 +87,24 @@ def emit(
         (old, _like(new, old.type, build)) for old, new in zip(old_values, values, strict=True)
     ]
     for old, new in replaced:
-        old.replace_all_uses_with(new)
+        replace_uses(old, new)
     return replaced
+
+
+def replace_uses(old: ir.Value, new: ir.Value) -> None:
+    """Replaces the uses behind the dispatch.
+
+    In front of it P may have one more reader: the stock product with V, which is dead but for
+    questions about its size, to which the compiler finds answers later.
+    """
+    block, made = new.owner.operation.block, new.owner.operation
+    for use in list(old.uses):
+        user = use.owner.operation
+        while user.block != block and user.parent is not None:
+            user = user.parent.operation
+        if user.block == block and user != made and user.is_before_in_block(made):
+            continue
+        use.owner.operation.operands[use.operand_number] = new
 
 
 def _operands(site: AttentionSite) -> list[ir.Value]:

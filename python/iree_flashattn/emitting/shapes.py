@@ -27,9 +27,9 @@ def size(value: ir.Value, axis: int, build: Builder) -> ir.Value:
     op = value.owner.operation
     name = op.name
     if name == "tensor.empty":
-        return op.operands[_dynamic_before(kind, axis)]
+        return _known(op.operands[_dynamic_before(kind, axis)], build)
     if name == "tensor.expand_shape":
-        return op.operands[1 + _dynamic_before(kind, axis)]
+        return _known(op.operands[1 + _dynamic_before(kind, axis)], build)
     if name == "tensor.collapse_shape":
         return _product(op, axis, build)
     if name == "tensor.cast":
@@ -39,7 +39,7 @@ def size(value: ir.Value, axis: int, build: Builder) -> ir.Value:
     if name.startswith(("linalg.", "iree_linalg_ext.")):
         position = [str(r) for r in op.results].index(str(value)) if len(op.results) > 1 else 0
         return size(op.operands[len(op.operands) - len(op.results) + position], axis, build)
-    if _reads_before(op, build):
+    if _stands_before(op, build):
         return build.dim(value, axis)
     raise UnknownShapeError(f"the run-time size of {name}'s result is not known before it runs")
 
@@ -61,17 +61,33 @@ def _from_shape_operand(op: ir.Operation, axis: int, build: Builder) -> ir.Value
     shape = op.operands[1].owner
     if isinstance(shape, ir.Block) or shape.operation.name != "tensor.from_elements":
         raise UnknownShapeError("tensor.reshape has a computed shape")
-    return build.as_index(shape.operation.operands[axis])
+    return build.as_index(_known(shape.operation.operands[axis], build))
 
 
-def _reads_before(op: ir.Operation, build: Builder) -> bool:
-    """Whether ``op`` certainly stands before the anchor (in its block)."""
+def _known(value: ir.Value, build: Builder) -> ir.Value:
+    """The size, by what is there before the anchor: P may be read before O's size is asked."""
+    if isinstance(value.owner, ir.Block):
+        return value
+    op = value.owner.operation
+    if _stands_before(op, build):
+        return value
+    if op.name == "tensor.dim":
+        axis = op.operands[1].owner
+        if not isinstance(axis, ir.Block) and axis.operation.name == "arith.constant":
+            return size(op.operands[0], ir.IntegerAttr(axis.operation.attributes["value"]).value,
+                        build)  # fmt: skip
+    kinds = {"arith.muli": arith.MulIOp, "arith.addi": arith.AddIOp, "arith.subi": arith.SubIOp}
+    if op.name in kinds:
+        return build.binary(kinds[op.name], *(_known(x, build) for x in op.operands))
+    if op.name == "arith.constant":
+        return build.index(ir.IntegerAttr(op.attributes["value"]).value)
+    raise UnknownShapeError(f"the run-time size that {op.name} computes is not known early enough")
+
+
+def _stands_before(op: ir.Operation, build: Builder) -> bool:
+    """Whether ``op`` certainly comes before the anchor: earlier in its block, or around it."""
     anchor = build.point.ref_operation
     if anchor is None or op.parent is None:
         return False
-    for other in build.point.block.operations:
-        if other.operation == op:
-            return True
-        if other.operation == anchor.operation:
-            return False
-    return False
+    here = anchor.operation
+    return op.block != here.block or op.is_before_in_block(here)

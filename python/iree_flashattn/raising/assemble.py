@@ -11,12 +11,13 @@ from ..extent import Extent
 from ..site import AttentionSite, Band, View
 from .axes import Lin
 from .expr import Apply, Const, Load, Node, Scalar
-from .fills import has_constant_below
+from .fills import has_constant
 from .folding import apply
 from .masks import extent_of as bound
 from .masks import read_mask
 from .operands import Candidate, candidates
 from .product import Product
+from .quotient import Softmax
 from .reader import Reader
 from .refuse import Refuse
 from .roles import Roles, assignments, extent_of, form_of
@@ -104,19 +105,36 @@ def _attempt(reader: Reader, product: Product, out: Load, roles: Roles) -> Attem
         site.softcap = score_cap
         scale *= score_cap
     site.scale = _scale(scale, scalar)
-    cost += _mask(reader, site, score, roles, s_groups, product.softmax.stable)
+    cost += _mask(reader, site, score, roles, s_groups, product.softmax)
     cost += _bias(reader, site, score, s_groups, element)
     if not product.softmax.stable:
         for term in (*score.bias, *score.after):
-            if has_constant_below(reader, term, _UNDERFLOWS):
+            if has_constant(reader, term, lambda n: -math.inf < n < _UNDERFLOWS):
                 raise Refuse(
                     "softmax", "no row maximum is subtracted and a finite mask is added: a fully"
                     " masked row would not be NaN"
                 )  # fmt: skip
     _sinks(reader, site, product.softmax.sinks, roles)
+    infinite = any(has_constant(reader, t, math.isinf) for t in (*score.bias, *score.after))
+    if product.softmax.loose_sink and (infinite or (site.fill == -math.inf and not _attends(site))):
+        raise Refuse(
+            "softmax", "the row maximum is one without the sink: a fully masked row would not be"
+            " NaN; take the maximum with the sink"
+        )  # fmt: skip
     sizes = (site.batch, site.q_len, site.kv_len, site.heads)
     site.dynamic = any(s.static is None for s in sizes)
     return Attempt(site, cost, roles)
+
+
+def _attends(site: AttentionSite) -> bool:
+    """Whether every row is known to keep a key: the first one or one further on."""
+    lo, hi = site.band.lo, site.band.hi
+    if site.mask is not None or (hi is not None and (hi.static is None or int(hi) < 0)):
+        return False
+    if lo is None:
+        return True
+    room = (site.kv_len - site.q_len - lo).static
+    return room is not None and room >= 0
 
 
 def _extent(atoms: list) -> Extent:
@@ -141,9 +159,7 @@ def _sort_factors(
     keys, queries = set(roles.key), set(roles.query) | set(roles.group)
     score = product.score
     for factor in score.factors:
-        plain = (
-            score.scale == 1.0 and score.cap is None and not to_q and len(score.factors) == 1
-        )
+        plain = score.scale == 1.0 and score.cap is None and not to_q and len(score.factors) == 1
         if isinstance(factor, Scalar) and factor.dtype == "f32" and plain:
             scalar = factor
         elif not depends(reader, factor, keys):
@@ -177,12 +193,17 @@ def _matrix(
 
 
 def _mask(
-    reader: Reader, site: AttentionSite, score: Score, roles: Roles, groups: list, stable: bool
+    reader: Reader, site: AttentionSite, score: Score, roles: Roles, groups: list, softmax: Softmax
 ) -> int:
     if not score.keep:
         return 0
     site.fill = score.fill
-    if not stable and score.fill < _UNDERFLOWS:
+    if not softmax.stable and -math.inf < score.fill < _UNDERFLOWS:
+        if softmax.zero_rows and not softmax.nan_guard:
+            raise Refuse(
+                "softmax", "no row maximum is subtracted, and the guard for masked rows does not"
+                " look for the fill: a fully masked row would not be NaN"
+            )  # fmt: skip
         site.fill = -math.inf
     mask = read_mask(
         reader, score.keep, form_of(roles.key), form_of(roles.query), (roles.query, roles.key)
@@ -209,9 +230,7 @@ def _mask(
     return found.cost
 
 
-def _bias(
-    reader: Reader, site: AttentionSite, score: Score, groups: list, element: str
-) -> int:
+def _bias(reader: Reader, site: AttentionSite, score: Score, groups: list, element: str) -> int:
     if score.bias and score.after:
         raise Refuse("scores", "a bias before and one after the fill")
     terms = score.bias or score.after

@@ -12,6 +12,7 @@ from .reader import Reader
 from .unify import depends, strip_casts
 
 Term = tuple[int, Node]  # sign, expression
+LN2 = Const(math.log(2.0), "f64")
 
 
 def terms_of(reader: Reader, node: Node, keys: set, sign: int = 1) -> list[Term]:
@@ -36,9 +37,8 @@ def exponent(reader: Reader, node: Node, keys: set) -> list[Term] | None:
         return terms_of(reader, head.args[0], keys)
     base_two = _power_of_two(reader, head)
     if base_two is not None:
-        ln2 = Const(math.log(2.0), "f64")
         inner = terms_of(reader, base_two, keys)
-        return [(s, Apply("mulf", (t, ln2), "f32")) for s, t in inner]
+        return [(s, Apply("mulf", (t, LN2), "f32")) for s, t in inner]
     if isinstance(head, Apply) and head.name == "select":
         # exp(x) where c holds, else 0, is exp(x + (0 where c holds, else -inf))
         condition, yes, no = head.args

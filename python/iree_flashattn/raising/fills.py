@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from .expr import Apply, Const, Load, Node
 from .folding import apply, negate, rounded
@@ -28,10 +29,7 @@ def add_term(reader: Reader, score: Score, term: Node) -> None:
     if isinstance(constant, Const) and constant.value == 0:
         return
     head = strip_casts(reader, term)
-    inner = strip_casts(reader, head.args[0]) if _is_negation(head) else head
-    reduce = reader.reduction(inner) if isinstance(inner, Load) else None
-    extremum = reduce is not None and reduce.combine in ("max", "min")
-    if reduce is not None and extremum and has_product(reader, reduce.body):
+    if _holds_extremum(reader, head):
         raise Refuse(RULE, "an extremum of the scores is added at other places than its row")
     if isinstance(head, Apply) and head.name == "addf" and _has_mask(reader, head):
         for a in head.args:
@@ -70,17 +68,26 @@ def _moves_the_fill(reader: Reader, score: Score, either: Apply, dtype: str) -> 
     return False
 
 
-def _is_negation(node: Node) -> bool:
-    return isinstance(node, Apply) and node.name == "negf"
+def _holds_extremum(reader: Reader, node: Node, depth: int = 8) -> bool:
+    """Whether an extremum of scores is part of the expression."""
+    head = strip_casts(reader, node)
+    if isinstance(head, Apply):
+        return depth > 0 and any(_holds_extremum(reader, a, depth - 1) for a in head.args)
+    reduce = reader.reduction(head) if isinstance(head, Load) else None
+    return (
+        reduce is not None and reduce.combine in ("max", "min") and has_product(reader, reduce.body)
+    )
 
 
-def has_constant_below(reader: Reader, node: Node, limit: float, depth: int = 12) -> bool:
-    """Whether a number below the limit is written anywhere in the expression."""
+def has_constant(
+    reader: Reader, node: Node, wanted: Callable[[float], bool], depth: int = 12
+) -> bool:
+    """Whether such a number is written anywhere in the expression."""
     head = reader.head(node)
     if isinstance(head, Const):
-        return isinstance(head.value, float) and -math.inf < head.value < limit
+        return isinstance(head.value, float) and wanted(head.value)
     if isinstance(head, Apply) and depth:
-        return any(has_constant_below(reader, a, limit, depth - 1) for a in head.args)
+        return any(has_constant(reader, a, wanted, depth - 1) for a in head.args)
     return False
 
 

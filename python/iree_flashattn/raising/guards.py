@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .exponent import terms_of
+from .exponent import LN2, terms_of
 from .expr import Apply, Const, Load, Node
 from .quotient import RULE, Softmax, check_axes
 from .reader import Reader
@@ -33,7 +33,9 @@ def is_row_guard(reader: Reader, guard: Node, p: Node) -> bool:
 
 def check_guards(reader: Reader, softmax: Softmax, guards: list[Node], p: Node) -> Softmax:
     for guard in guards:
-        if not (is_nan(reader, guard, p) or _all_masked(reader, guard, softmax)):
+        if is_nan(reader, guard, p):
+            softmax.nan_guard = True
+        elif not _all_masked(reader, guard, softmax):
             raise Refuse(
                 RULE, "the probabilities are set to zero by a condition", describe(reader, guard)
             )
@@ -75,13 +77,20 @@ def _all_masked(reader: Reader, guard: Node, softmax: Softmax) -> bool:
             if len(mine) != len(theirs):
                 return False
             if not all(
-                a[0] == b[0] and unifier.same(a[1], b[1])
+                a[0] == b[0] and unifier.same(_exponent(a[1]), b[1])
                 for a, b in zip(mine, theirs, strict=True)
             ):
                 return False
             check_axes(reader, unifier, reduce.axes, softmax.keys, "the fully-masked guard")
             return True
     return False
+
+
+def _exponent(node: Node) -> Node:
+    """Without the ln 2 that turns an exponent of 2 into one of e: it is -inf in the same places."""
+    if isinstance(node, Apply) and node.name == "mulf" and node.args[1] == LN2:
+        return node.args[0]
+    return node
 
 
 def _peel_not(reader: Reader, node: Node) -> tuple[Node, bool]:

@@ -12,6 +12,8 @@ _REGIONS = frozenset(
     """linalg.generic linalg.reduce linalg.map iree_linalg_ext.attention
     iree_linalg_ext.online_attention""".split()
 )
+_FUNCTIONS = frozenset(("func.func", "util.func", "util.initializer"))
+_SIZED = ("linalg.", "tensor.reshape", "tensor.expand_shape", "iree_linalg_ext.")
 _ENDS = frozenset(("linalg.yield", "iree_linalg_ext.yield"))
 _STARTS = frozenset(
     """math.exp math.exp2 math.powf linalg.softmax iree_linalg_ext.attention
@@ -20,6 +22,11 @@ _STARTS = frozenset(
 _LOGS = frozenset(("math.log", "math.log2", "linalg.log"))
 # Ops of these dialects may be erased when nobody reads them.
 PURE_DIALECTS = ("arith", "math", "tensor", "linalg", "iree_linalg_ext", "affine", "complex")
+
+
+def _has_run_time_size(op: ir.Operation) -> bool:
+    kinds = [value.type for value in op.operands]
+    return any(isinstance(k, ir.RankedTensorType) and not k.has_static_shape for k in kinds)
 
 
 def _is_exponential(op: ir.Operation) -> bool:
@@ -36,8 +43,10 @@ class Index:
         self.globals: dict[str, ir.Operation] = {}
         self.starts: list[ir.Operation] = []  # ops with an exponential or a softmax
         self.logs: list[ir.Operation] = []  # ops with a logarithm
-        self.reshapes: list[ir.Operation] = []
         self.asserts: list[ir.Operation] = []
+        # Ops that imply equal sizes whenever their function runs, in program order.
+        self.sized: list[ir.Operation] = []
+        self._straight: ir.Block | None = None  # the function's block, if it is the only one
         self._open: list[list] = []
         module.operation.walk(self._visit, ir.WalkOrder.PRE_ORDER)
 
@@ -61,12 +70,15 @@ class Index:
             self.starts.append(op)
         elif name in _LOGS:
             self.logs.append(op)
-        elif name == "tensor.reshape":
-            self.reshapes.append(op)
         elif name == "cf.assert":
             self.asserts.append(op)
+        elif name in _FUNCTIONS:
+            blocks = list(op.regions[0].blocks)
+            self._straight = blocks[0] if len(blocks) == 1 else None
         for result in op.results:
             self._makers[result] = op
+        if name.startswith(_SIZED) and _has_run_time_size(op) and op.block == self._straight:
+            self.sized.append(op)
         readers = self._readers
         for operand in op.operands:
             found = readers.get(operand)

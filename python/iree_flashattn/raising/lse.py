@@ -68,7 +68,9 @@ def _match(
     terms = exponent(reader, reduce.body, summed)
     if terms is None:
         return None
-    kept, maxima = drop_row_maxima(reader, terms, summed)
+    kept, maxima, joined = drop_row_maxima(reader, terms, summed)
+    if joined:
+        return None
     rest = _without(reader, others, maxima)
     if rest is None:
         return None

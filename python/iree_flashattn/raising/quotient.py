@@ -27,8 +27,10 @@ class Softmax:
     terms: list[Term]  # their sum is the score, up to what cancels
     keys: list[Lin]
     sinks: Node | None = None
+    loose_sink: bool = False  # the row maximum is one without the sink
     stable: bool = True  # a row maximum is subtracted before the exponential
     zero_rows: bool = False  # a guard makes a row without any finite score zero
+    nan_guard: bool = False  # the guard looks for NaN, not for scores of -inf
     trail: list[Load] = field(default_factory=list)  # tensors that hold P, outermost first
     scaled: list[Load] = field(default_factory=list)  # tensors that hold P times ``factors``
     factors: list[Node] = field(default_factory=list)  # what P is multiplied by before V
@@ -94,15 +96,16 @@ def match_quotient(
     if terms is None:
         what = describe(reader, numerator)
         raise Refuse(RULE, "the numerator is no exponential", what, near=False)
-    kept, dropped = drop_row_maxima(reader, terms, key_atoms)
+    kept, dropped, joined = drop_row_maxima(reader, terms, key_atoms)
     sinks: Node | None = None
-    summed = False
+    summed = column = False
     for part in _sum_parts(reader, denominator):
         head = strip_casts(reader, part)
         if isinstance(head, Load):
             split = _match_sum(reader, head, numerator, terms, keys)
             summed = True
             if split is not None:
+                column = True
                 sinks = _one_sink(sinks, _sink(reader, split, dropped, key_atoms))
         elif isinstance(head, Const) and not dropped and float(head.value) > 0:
             sinks = _one_sink(sinks, Const(math.log(float(head.value)), "f32"))
@@ -111,7 +114,12 @@ def match_quotient(
     if not summed:
         what = describe(reader, denominator)
         raise Refuse(RULE, "the denominator is no sum", what, near=False)
-    return Softmax(kept, keys, sinks, stable=bool(dropped))
+    for other in joined:
+        if sinks is None or not Unifier(reader, set()).same(other, sinks):
+            what = describe(reader, other)
+            raise Refuse(RULE, "the row maximum is taken with more than the sum holds", what)
+    loose = sinks is not None and bool(dropped) and not column and not joined
+    return Softmax(kept, keys, sinks, loose, stable=bool(dropped))
 
 
 def _one_sink(have: Node | None, new: Node) -> Node:
@@ -203,9 +211,7 @@ def _split_column(
         return None
     axis, body, column = parts
     unifier = Unifier(reader, atoms_of(reader, [axis]))
-    if not _same_exponentials(
-        reader, unifier, numerator, terms, body, atoms_of(reader, [axis])
-    ):
+    if not _same_exponentials(reader, unifier, numerator, terms, body, atoms_of(reader, [axis])):
         return None
     check_axes(reader, unifier, (axis,), keys, "tensor.concat")
     return column

@@ -11,29 +11,36 @@ from .unify import Unifier, atoms_of, depends, strip_casts
 
 def drop_row_maxima(
     reader: Reader, terms: list[Term], keys: set
-) -> tuple[list[Term], list[Term]]:
-    """(terms that stay, terms that cancel).
+) -> tuple[list[Term], list[Term], list[Node]]:
+    """(terms that stay, terms that cancel, what the maxima are taken with besides the scores).
 
     A maximum of the same row of the same scores is finite wherever a score of the row is, so that
     without it nothing changes but rounding. Anything else that is subtracted stays.
     """
     kept, dropped = [], []
-    product = next(
-        (p for _, n in terms if (p := find_product(reader, n)) is not None), None
-    )
+    joined: list[Node] = []
+    product = next((p for _, n in terms if (p := find_product(reader, n)) is not None), None)
     for sign, node in terms:
         cancels = (
             sign == -1
             and not depends(reader, node, keys)
-            and _is_row_maximum(reader, node, product)
+            and _is_row_maximum(reader, node, product, joined)
         )
         (dropped if cancels else kept).append((sign, node))
-    return kept, dropped
+    return kept, dropped, joined
 
 
-def _is_row_maximum(reader: Reader, node: Node, product: Load | None) -> bool:
+def _is_row_maximum(reader: Reader, node: Node, product: Load | None, joined: list[Node]) -> bool:
     """A maximum over a reduction, or constants and selections around one."""
     found = False
+    others: list[Node] = []
+
+    def taken_with(n: Node) -> bool:
+        """Something beside the row's own maximum: it has to be in the sum, too."""
+        if find_product(reader, n) is not None:
+            return False
+        others.append(n)
+        return True
 
     def check(n: Node) -> bool:
         nonlocal found
@@ -41,7 +48,9 @@ def _is_row_maximum(reader: Reader, node: Node, product: Load | None) -> bool:
         if isinstance(head, Const):
             return True
         if isinstance(head, Apply):
-            if head.name in ("maximumf", "maxnumf", "mulf"):
+            if head.name in ("maximumf", "maxnumf"):
+                return all(check(a) or taken_with(a) for a in head.args)
+            if head.name == "mulf":
                 return all(check(a) for a in head.args)
             if head.name == "select":
                 return all(check(a) for a in head.args[1:])
@@ -53,7 +62,10 @@ def _is_row_maximum(reader: Reader, node: Node, product: Load | None) -> bool:
                 return _same_row(reader, reduce, product)
         return False
 
-    return check(node) and found
+    if not (check(node) and found):
+        return False
+    joined += others
+    return True
 
 
 def _same_row(reader: Reader, reduce: Reduce, product: Load | None) -> bool:

@@ -9,13 +9,13 @@ from ..refusal import Refusal
 from ..site import AttentionSite
 from .assemble import Attempt, assemble
 from .axes import Lin
+from .equalities import comparable, learn_sizes
 from .expr import Load
 from .index import Index
 from .lse import find_lse
 from .product import Product, read_product
 from .reader import Reader
 from .refuse import Refuse
-from .region import scalar_name
 from .shared import Shared
 from .walk import candidate_products, forward_chain
 from .weights import place
@@ -29,7 +29,7 @@ def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
     """
     index = Index(module)
     shared = Shared(index)
-    _learn_sizes(shared)
+    learn_sizes(shared)
     seen: set = set()
     tried: set = set()
     results: list[AttentionSite | Refusal] = []
@@ -42,22 +42,6 @@ def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
             if outcome is not None:
                 results.append(outcome)
     return results
-
-
-def _learn_sizes(shared: Shared) -> None:
-    """Sizes that must be equal wherever the program is defined: both sides of a reshape, and what
-    torch-mlir asserts of run-time sizes."""
-    for op in shared.index.asserts:
-        compare = shared.index.producer(op.operands[0])
-        always = op.parent.name.endswith(".func")  # not in one branch alone
-        if always and compare is not None and scalar_name(compare) == "cmpi.eq":
-            a, b = (shared.sizes.of_index(v) for v in compare.operands)
-            shared.sizes.assume_equal(a, b)
-    for op in shared.index.reshapes:
-        if not op.results[0].type.has_static_shape:
-            before = list(shared.sizes.shape(op.operands[0]))
-            after = list(shared.sizes.shape(op.results[0]))
-            shared.sizes.assume_same_product(before, after)
 
 
 def raise_value(value: ir.Value, shared: Shared) -> AttentionSite | Refusal | None:
@@ -120,6 +104,7 @@ def _read(target: ir.Value, shared: Shared) -> Attempt:
     attempt.site.equal = [(Extent.of(a), Extent.of(b)) for a, b in dict.fromkeys(reader.equal)]
     place(reader, product, target, attempt)
     find_lse(reader, product, target, attempt)
+    attempt.site.equal = comparable(shared, attempt.site)
     return attempt
 
 

@@ -68,10 +68,16 @@ class Sizes:
         self._shapes: dict[ir.Value, tuple[Size, ...]] = {}
         self._index: dict[ir.Value, Size] = {}
         self._same: dict[object, Size] = {}
+        # (a run-time size, what it has to be, the op that says so)
+        self.assumed: list[tuple[Size, Size, ir.Operation]] = []
 
     # -- equalities ------------------------------------------------------------------------------
-    def assume_equal(self, a: Size, b: Size) -> None:
-        """Both sizes are equal wherever the program is defined; keep one name for them."""
+    def assume_equal(self, a: Size, b: Size, op: ir.Operation | None) -> None:
+        """Both sizes are equal wherever ``op`` is defined; keep one name for them. Without an op
+        the program itself sees to it.
+
+        ``settle`` makes the new names known to what was asked before.
+        """
         a, b = self.canonical(a), self.canonical(b)
         if a == b:
             return
@@ -79,9 +85,13 @@ class Sizes:
             symbol = _sole_symbol(one)
             if symbol is not None and all(self._earlier(s, symbol) for s in _symbols(other)):
                 self._same[symbol] = other
-                self._shapes.clear()
-                self._index.clear()
+                if op is not None:
+                    self.assumed.append((one, other, op))
                 return
+
+    def settle(self) -> None:
+        self._shapes.clear()
+        self._index.clear()
 
     def _earlier(self, one: object, other: object) -> bool:
         """Whether the first symbol is known wherever the second one is."""
@@ -95,7 +105,8 @@ class Sizes:
             return False
         return first.is_before_in_block(second)
 
-    def assume_same_product(self, a: list[Size], b: list[Size]) -> None:
+    def assume_same_product(self, a: list[Size], b: list[Size], op: ir.Operation) -> None:
+        a, b = [self.canonical(n) for n in a], [self.canonical(n) for n in b]
         left, right = _product(a), _product(b)
         if isinstance(left, int) or isinstance(right, int):
             return
@@ -103,7 +114,7 @@ class Sizes:
             x, y = over(left, factor), over(right, factor)
             if x is not None and y is not None:
                 left, right = x, y
-        self.assume_equal(left, right)
+        self.assume_equal(left, right, op)
 
     def canonical(self, value: Size) -> Size:
         if isinstance(value, int) or not self._same:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from .axes import Lin, dense_length
+from .axes import Lin, dense_length, plus
 from .exponent import exponent, terms_of
 from .expr import Apply, Const, Load, Node
 from .fills import lowest_useful
@@ -169,8 +169,14 @@ def _named_softmax(reader: Reader, load: Load, keys: list[Lin]) -> Softmax | Non
     dim = op.attributes["dimension"].value
     key = reader.space.resolve(load.coords[dim])
     extent = reader.sizes.shape(load.value)[dim]
-    if dense_length(key) != extent or set(key.atoms()) != atoms_of(reader, keys):
+    length = dense_length(key)
+    sinks: Node | None = None
+    if length is not None and plus(extent, -1) == length:  # the last column is cut off: a sink
+        coords = [*load.coords[:dim], Lin((), length), *load.coords[dim + 1 :]]
+        sinks = reader.load(op.operands[0], coords)
+        length = extent
+    if length != extent or set(key.atoms()) != atoms_of(reader, keys):
         raise Refuse(RULE, "linalg.softmax runs over another axis than the product", op.name)
     source = reader.load(op.operands[0], load.coords)
     terms = terms_of(reader, source, set(key.atoms()))
-    return Softmax(terms, keys, spelling="linalg.softmax")
+    return Softmax(terms, keys, sinks, spelling="linalg.softmax")

@@ -77,6 +77,9 @@ def settled(reader: Reader, node: Node) -> Node:
             break
         current = up
     if best is not None:
+        narrower = _narrower(reader, best, current)
+        if narrower is not None:
+            return narrower
         if not lies_as_shaped(best.value):
             encoding = str(best.value.type.encoding)
             raise Refuse("views", f"a tensor is stored with the encoding {encoding}", encoding)
@@ -84,6 +87,18 @@ def settled(reader: Reader, node: Node) -> Node:
     if isinstance(current, Load):
         raise ValueError(f"{node.value} cannot be read as a whole")
     return settled(reader, current)
+
+
+def _narrower(reader: Reader, best: Load, source: Node) -> Node | None:
+    """What ``best`` is computed from, where that varies with fewer axes: K before it is repeated
+    for the heads of a group and cast."""
+    if isinstance(source, Load):
+        return None
+    try:
+        deeper = settled(reader, source)
+    except (ValueError, Refuse):
+        return None
+    return deeper if shallow_atoms(reader, deeper) < shallow_atoms(reader, best) else None
 
 
 def make_term(

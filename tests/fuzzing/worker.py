@@ -1,0 +1,51 @@
+"""One batch of random programs in a process of its own: raised, compiled both ways, run, compared.
+
+``python -m fuzzing.worker FIRST COUNT [dynamic]`` prints one line of JSON. The process may crash
+(that is what it is for); ``batches`` then tries its programs one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from fuzzing.compiled import difference, is_miscomputed, module_of, with_flag, without_flag
+from fuzzing.runner import Tally, check
+
+
+def run_batch(first: int, count: int, dynamic: bool) -> Tally:
+    tally = Tally()
+    kind = " dynamic" if dynamic else ""
+    seeds = range(first, first + count)
+    cases = {f"seed {seed}{kind}": check(seed, tally, dynamic) for seed in seeds}
+    ours, stock = with_flag(list(cases.values())), without_flag(list(cases.values()))
+    for seed, case in cases.items():
+        name, text = case.net.name, module_of([case])
+        served = ours.matched.get(name, 0)
+        tally.substituted += served
+        if case.plain:
+            wanted = tally.raised_of[name]
+            for feature in case.features:
+                tally.features[feature][1] += min(served, wanted)
+            if served < wanted:
+                reasons = "; ".join(ours.refused.get(name, []))
+                tally.missed.append(f"{seed}: raised, not substituted: {reasons}\n{text}")
+        usual = stock.results.get(name)
+        miscomputed = usual is not None and is_miscomputed(case, usual)
+        if usual is None:
+            tally.stock_failed.append(f"{seed}: {stock.errors[name][:200]}")
+        elif miscomputed:
+            tally.stock_wrong.append(f"{seed} {case.notes}, {served} substituted")
+        got = ours.results.get(name)
+        if got is not None:
+            problem = difference(case, got, usual)
+            if problem:
+                tally.wrong.append(f"{seed}: compiled: {problem} {case.notes}\n{text}")
+        elif usual is not None:
+            tally.crashed.append(f"{seed}: with the flag only: {ours.errors[name]}\n{text}")
+    return tally
+
+
+if __name__ == "__main__":
+    done = run_batch(int(sys.argv[1]), int(sys.argv[2]), "dynamic" in sys.argv[3:])
+    print(json.dumps(done.as_json()))
