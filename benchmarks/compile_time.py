@@ -58,8 +58,16 @@ class Writer:
                        f" : {self.kind(dims, element)}")  # fmt: skip
 
     def filled(self, dims: str, value: str) -> str:
-        kind = self.kind(dims)
-        return self.op(f"linalg.fill ins({value} : f32) outs({self.empty(dims)} : {kind}) -> {kind}")
+        kind, empty = self.kind(dims), self.empty(dims)
+        return self.op(f"linalg.fill ins({value} : f32) outs({empty} : {kind}) -> {kind}")
+
+    def transposed(self, x: str, before: str, after: str) -> str:
+        """The second and the third dim exchanged."""
+        kinds = self.kind(before), self.kind(after)
+        return self.op(
+            f"linalg.transpose ins({x} : {kinds[0]}) outs({self.empty(after)} : {kinds[1]})"
+            " permutation = [0, 2, 1, 3]"
+        )
 
     def generic(
         self, loops: str, ins: list[tuple[str, str, str]], out: str, body: list[str],
@@ -120,9 +128,7 @@ def projected(w: Writer, x: str) -> str:
     y = w.map("b s i", [(y, "b s i"), ("%bi", "i")], "%r = arith.addf %a, %b : f32")
     y = w.product("b s w i", (y, "b s i"), ("%iw", "i w"), "b s w")
     y = w.reshaped(y, "b s w", "b s h d", "[[0], [1], [2, 3]]")
-    kind = w.kind("b h s d")
-    return w.op(f"linalg.transpose ins({y} : {w.kind('b s h d')}) outs({w.empty('b h s d')} : {kind})"
-                " permutation = [0, 2, 1, 3]")  # fmt: skip
+    return w.transposed(y, "b s h d", "b h s d")
 
 
 def layer(w: Writer, x: str, variant: str) -> str:
@@ -152,9 +158,7 @@ def layer(w: Writer, x: str, variant: str) -> str:
     p = w.reshaped(p, "b h s t", "g s t", "[[0, 1], [2], [3]]")
     o = w.product("g s d t", (p, "g s t"), (v, "g t d"), "g s d")
     o = w.reshaped(o, "g s d", "b h s d", "[[0, 1], [2], [3]]")
-    kind = w.kind("b s h d")
-    o = w.op(f"linalg.transpose ins({o} : {w.kind('b h s d')}) outs({w.empty('b s h d')} : {kind})"
-             " permutation = [0, 2, 1, 3]")  # fmt: skip
+    o = w.transposed(o, "b h s d", "b s h d")
     o = w.reshaped(o, "b s h d", "b s w", "[[0], [1], [2, 3]]")
     x = w.map("b s w", [(x, "b s w"), (o, "b s w")], "%r = arith.addf %a, %b : f32")
     y = w.product("b s i w", (normalised(w, x), "b s w"), ("%wi", "w i"), "b s i")

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from iree.compiler import ir
 
 from iree_flashattn import oracle
 from iree_flashattn.bench import running
+from iree_flashattn.choosing import Options
 from iree_flashattn.compiling import LOCAL, CompileError, compile_module
+from iree_flashattn.rewrite import rewrite_module
 
 UNGATED = {"IREE_FLASHATTN_GATE": "off"}
 KIND = "tensor<2x9x16xf32>"
@@ -70,6 +73,48 @@ def test_while_loop(count: int, compile_served: Callable) -> None:
     loaded = running.load(compile_served(module).vmfb)
     result = running.to_float(loaded(*arrays, np.array(count, np.int32)))
     np.testing.assert_allclose(result, repeated(arrays, count), atol=3e-6)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_branch(taken: bool, compile_served: Callable) -> None:
+    body = f"""%yes = tensor.extract %taken[] : tensor<i1>
+  %last = scf.if %yes -> {KIND} {{
+    {attention("%q", "%o")}
+    scf.yield %o : {KIND}
+  }} else {{
+    scf.yield %q : {KIND}
+  }}
+  return %last : {KIND}"""
+    arrays = inputs()
+    loaded = running.load(compile_served(function("attention", body, ", %taken: tensor<i1>")).vmfb)
+    result = running.to_float(loaded(*arrays, np.array(taken)))
+    np.testing.assert_allclose(result, repeated(arrays, int(taken)), atol=3e-6)
+
+
+def test_rewritten_module_is_left_alone() -> None:
+    """The pattern over its own result: no site, and not a letter changed."""
+    one = function("attention", f"{attention('%q', '%o')}\n  return %o : {KIND}")
+    done = compile_module(one, [*LOCAL, "--compile-to=preprocessing"], options=UNGATED)
+    assert [site["matched"] for site in done.sites] == [True]
+    with ir.Context(), ir.Location.unknown():
+        module = ir.Module.parse(done.vmfb.decode())
+        before = str(module)
+        assert rewrite_module(module, Options(gate=False)).sites == []
+        assert str(module) == before
+        assert before.count("flow.dispatch ") == 1
+
+
+def test_module_without_attention() -> None:
+    text = f"""
+func.func @sum(%q: {KIND}, %k: {KIND}) -> {KIND} {{
+  %o = arith.addf %q, %k : {KIND}
+  return %o : {KIND}
+}}
+"""
+    ours, stock = (compile_module(text, [*LOCAL, "--compile-to=preprocessing"], plugin=on)
+                   for on in (True, False))  # fmt: skip
+    assert ours.sites == []
+    assert ours.vmfb == stock.vmfb
 
 
 def test_private_function_called_many_times(compile_served: Callable) -> None:
