@@ -22,9 +22,9 @@ Job = tuple[int, int, bool]  # first seed, number of programs, run-time sizes
 
 
 def jobs(first: int, count: int) -> Iterator[Job]:
-    """Batches that cover the seeds; every fourth one has sizes that only the run time knows."""
+    """Batches that cover the seeds; every eighth one has sizes that only the run time knows."""
     for number, start in enumerate(range(first, first + count, BATCH)):
-        yield start, min(BATCH, first + count - start), number % 4 == 3
+        yield start, min(BATCH, first + count - start), number % 8 == 3
 
 
 def run_jobs(todo: Iterable[Job]) -> Tally:
