@@ -20,6 +20,8 @@ class Softmaxes(Layouts):
         """(P, None), or (exponentials, row sums with a kept dim) where the division comes later."""
         net, dim = self.net, labels.index("s")
         kind = self.pick(_KINDS)
+        if kind == "nomax" and s.array.max() > 80:  # exponentials overflow
+            kind = "div"
         if kind not in ("div", "named"):
             self.features.add(f"softmax: {kind}")
         if kind == "nomax":  # exponentials of f16 overflow
