@@ -53,6 +53,23 @@ def test_buffer_addresses_are_not_for_external_modules(bench):
     assert '"vulkan-spirv-fb"' in str(module)
 
 
+def test_operands_of_unknown_size_are_checked_against_a_binding(bench):
+    sizes = {"q": "?x?x64xf32", "k": "?x?x64xf32", "v": "?x?x64xf32", "out": "?x?x64xf32"}
+    module = vulkan_module(bench, **sizes)
+    bench.substitute(module)
+    bench.check(
+        module,
+        """
+CHECK: %[[LIMIT:.*]] = arith.constant 1073741823 : index
+CHECK: arith.cmpi sle, {{.*}}, %[[LIMIT]] : index
+CHECK-NEXT: cf.assert {{.*}}"iree-flashattn: Q takes over 4 GiB
+CHECK-DAG: cf.assert {{.*}}"iree-flashattn: K takes over 4 GiB
+CHECK-DAG: cf.assert {{.*}}"iree-flashattn: V takes over 4 GiB
+CHECK-DAG: cf.assert {{.*}}"iree-flashattn: O takes over 4 GiB
+""",
+    )
+
+
 def test_few_rows_are_split_and_merged(bench):
     module = vulkan_module(
         bench, q="8x1x64xf32", k="8x4096x64xf32", v="8x4096x64xf32", out="8x1x64xf32"

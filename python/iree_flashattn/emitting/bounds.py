@@ -10,14 +10,14 @@ from iree.compiler import ir
 from iree.compiler.dialects import arith, cf
 
 from ..choosing.choose import MAX_GRID_YZ
-from ..choosing.demands import operands
+from ..choosing.demands import WIDTH, operands
 from ..extent import Extent
 from ..raising.term import Term
 from ..site import AttentionSite, View
 from .builder import Builder
 from .shapes import size
 
-_MAX_ELEMENTS = 2**32 - 1
+_MAX = 2**32 - 1  # elements, which kernels count in 32 bits; bytes in storage buffers
 
 
 def outside(site: AttentionSite) -> tuple[str, str] | None:
@@ -29,8 +29,11 @@ def outside(site: AttentionSite) -> tuple[str, str] | None:
     return None
 
 
-def check(site: AttentionSite, build: Builder) -> None:
-    """Emits the comparisons that cannot be decided now."""
+def check(site: AttentionSite, build: Builder, in_storage_buffers: bool = False) -> None:
+    """Emits the comparisons that cannot be decided now.
+
+    ``in_storage_buffers``: Vulkan, where a binding has less than 2^32 bytes.
+    """
     for a, b in site.equal:
         if a != b:
             message = "iree-flashattn: sizes that the attention needs to be equal are not"
@@ -43,7 +46,8 @@ def check(site: AttentionSite, build: Builder) -> None:
             limit = build.index(have)
         else:
             limit = _elements(view.value, name == "O", build)
-            _require(build, limit, build.index(_MAX_ELEMENTS), _too_large(name))
+            width = WIDTH.get(view.dtype, 8) // 8 if in_storage_buffers else 1
+            _require(build, limit, build.index(_MAX // width), _too_large(name, width))
         if any(extent.static == 0 for extent in sizes):
             continue
         _require(build, build.extent(reach), limit, _too_small(name))
@@ -57,7 +61,11 @@ def check_grid(site: AttentionSite, splits: int, build: Builder) -> None:
         _require(build, tasks, build.index(MAX_GRID_YZ), message)
 
 
-def _too_large(name: str) -> str:
+def _too_large(name: str, width: int) -> str:
+    if width > 1:
+        return (
+            f"iree-flashattn: {name} takes over 4 GiB, the most that a Vulkan buffer binding holds"
+        )
     return f"iree-flashattn: {name} has more than 2^32 - 1 elements"
 
 

@@ -54,7 +54,7 @@ def emit(
 
     element = element_of(site)
     assert element is not None  # choosing has seen to it
-    check(site, build)
+    check(site, build, any(target.backend == "spirv" for target, _ in choices))
     check_grid(site, choices[0][1].splits, build)
     site = unify(site, element, build)
     results = [_with_element(result, element) for result in results]
