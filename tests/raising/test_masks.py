@@ -145,9 +145,7 @@ def test_mask_after_the_softmax(attention: Attention) -> None:
 
 
 @pytest.mark.parametrize(("fill", "same"), [(LOWEST, True), (LOWEST, False), (-2.0, True)])
-def test_mask_before_and_after_the_softmax(
-    attention: Attention, fill: float, same: bool
-) -> None:
+def test_mask_before_and_after_the_softmax(attention: Attention, fill: float, same: bool) -> None:
     """DeBERTa's softmax: the lowest float before, zero after, at the same places."""
     net = attention.net
     keep = net.input((ROWS, KEYS), "i1")

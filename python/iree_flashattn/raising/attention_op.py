@@ -56,9 +56,7 @@ def read_attention(reader: Reader, op: ir.Operation, load: Load) -> Product:
     if loops is None:
         raise Refuse(RULE, "the output map is no projection of the loops", op.name)
     extents = reader.loop_extents(inputs, maps, count)
-    q_loops, k_loops, v_loops = (
-        {d for terms, _ in maps[i] for d in terms} for i in range(3)
-    )
+    q_loops, k_loops, v_loops = ({d for terms, _ in maps[i] for d in terms} for i in range(3))
     inner, keys = [], []
     for d in range(count):
         if loops[d] is not None:

@@ -119,9 +119,7 @@ def read_mask(
     return mask
 
 
-def _read_one(
-    reader: Reader, mask: Mask, node: Node, key: Lin, query: Lin, grid: tuple
-) -> None:
+def _read_one(reader: Reader, mask: Mask, node: Node, key: Lin, query: Lin, grid: tuple) -> None:
     bounds = _affine_bounds(reader, node, key, query)
     if bounds is not None:
         if bounds == "always":

@@ -71,9 +71,7 @@ def _extract_slice(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
     surplus = len(lengths) - len(result)
     coords, position = [], 0
     for offset, length, stride in zip(offsets, lengths, strides, strict=True):
-        dropped = (
-            surplus and length == 1 and (position >= len(result) or result[position] != 1)
-        )
+        dropped = surplus and length == 1 and (position >= len(result) or result[position] != 1)
         if dropped:
             surplus -= 1
             lin = ZERO

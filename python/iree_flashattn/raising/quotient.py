@@ -56,9 +56,7 @@ def quotient_of(reader: Reader, head: Node, keys: set) -> tuple[Node, Node, str]
                 if sign == -1 and isinstance(log, Apply) and log.name == "log":
                     rest = terms[:position] + terms[position + 1 :]
                     return _exp_of(rest), log.args[0], "exp(x - log sum)"
-            raise Refuse(
-                RULE, "the exponentials are never divided by their sum", "exp", near=False
-            )
+            raise Refuse(RULE, "the exponentials are never divided by their sum", "exp", near=False)
     what = describe(reader, head)
     if holds_probabilities(reader, head):
         reason = f"the probabilities go through {what} before the product with V"

@@ -90,7 +90,6 @@ class Parsed:
         return self._iterators[attribute]
 
 
-
 def _parse_expr(e: ir.AffineExpr) -> MapResult | None:
     if isinstance(e, ir.AffineDimExpr):
         return {e.position: 1}, 0
