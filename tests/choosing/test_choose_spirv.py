@@ -71,13 +71,18 @@ def test_subgroup_sizes_are_always_asked():
 @pytest.mark.parametrize(
     ("row", "keys", "asked"),
     [(TILE, 2500, None), (PACKED, 2501, (16, 32, 64, 128)), (TILE, None, (16, 32, 64, 128)),
-     (LANE, 100_000, (8,))],
+     (LANE, 50_000, (8,)), (LANE, None, (8,))],
 )  # fmt: skip
 def test_long_keys_ask_for_more_lanes_than_software_devices_have(row, keys, asked):
     site = SimpleNamespace(kv_len=Extent.symbol("n") if keys is None else Extent(keys))
     checks = spirv.device_checks(spirv.narrowed(row, site), AMPERE)
     found = {key: values for _, key, values in checks}
     assert found.get("subgroup_size") == asked
+
+
+def test_a_row_for_few_lanes_declines_long_keys():
+    site = SimpleNamespace(kv_len=Extent(50_001))
+    assert spirv.refuses(LANE, site) == "is for 50000 keys at most, the site has 50001"
 
 
 def test_nothing_is_asked_for_the_last_row():

@@ -81,7 +81,9 @@ def test_sites_are_found_and_look_alikes_are_not(capsys: pytest.CaptureFixture) 
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     with tarfile.open(HERE / "models.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+        # Early releases of Python 3.11, Debian's among them, have no filters and no such argument.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
     return folder
 
 

@@ -63,6 +63,9 @@ def missing(row: Kernel, target: Target) -> str:
 
 def refuses(row: Kernel, site: AttentionSite) -> str | None:
     """Why the row cannot serve the site on any device of the target."""
+    limit, keys = row.extra.get("keys_on_few_lanes"), site.kv_len.static
+    if _few_lanes(row) and limit is not None and keys is not None and keys > limit:
+        return f"is for {limit} keys at most, the site has {keys}"
     for name, (view, rows, columns) in operands(site).items():
         heads = site.kv_heads if name in ("K", "V") else site.heads
         last = view.offset
@@ -83,9 +86,15 @@ def refuses(row: Kernel, site: AttentionSite) -> str | None:
 def narrowed(row: Kernel, site: AttentionSite) -> Kernel:
     """The row with what the site adds to its conditions on the device."""
     limit, keys = row.extra.get("keys_on_few_lanes"), site.kv_len.static
-    if limit is None or (keys is not None and keys <= limit):
+    if limit is None or _few_lanes(row) or (keys is not None and keys <= limit):
         return row
     return replace(row, target={**row.target, "subgroup": list(_MANY_LANES)})
+
+
+def _few_lanes(row: Kernel) -> bool:
+    """Whether the row runs on devices with few lanes alone."""
+    subgroups = row.target.get("subgroup")
+    return bool(subgroups) and max(subgroups) < min(_MANY_LANES)
 
 
 def _whole_words(view: View) -> bool:
