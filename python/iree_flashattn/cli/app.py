@@ -71,7 +71,7 @@ def bench(
 ) -> None:
     """Against stock IREE, PyTorch and the machine's limits; prints tables, writes JSON and plots.
 
-    About eight minutes; --quick takes one.
+    --quick takes about two minutes.
     """
     from . import bench as command
 

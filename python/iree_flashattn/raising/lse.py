@@ -21,7 +21,7 @@ from .folding import apply
 from .operands import Candidate
 from .place import move_anchor
 from .product import Product
-from .quotient import check_axes
+from .quotient import check_axes, same_terms
 from .reader import Reader
 from .refuse import Refuse
 from .roles import extent_of
@@ -76,7 +76,7 @@ def _match(
         return None
     unifier = Unifier(reader, atoms_of(reader, roots) | summed)
     kept += rest
-    if not _same_terms(unifier, product.softmax.terms, kept):
+    if not same_terms(unifier, product.softmax.terms, kept):
         return None
     try:
         check_axes(reader, unifier, reduce.axes, product.softmax.keys, "logsumexp")
@@ -137,20 +137,6 @@ def _without(reader: Reader, terms: list[Term], maxima: list[Term]) -> list[Term
         else:
             return None
     return left
-
-
-def _same_terms(unifier: Unifier, ours: list[Term], theirs: list[Term]) -> bool:
-    left = list(theirs)
-    for sign, node in ours:
-        for i, (s, other) in enumerate(left):
-            saved = dict(unifier.binding)
-            if s == sign and unifier.same(node, other):
-                del left[i]
-                break
-            unifier.binding = saved
-        else:
-            return False
-    return not left
 
 
 def _dense(
@@ -215,4 +201,4 @@ def _folded(reader: Reader, node: Node, kept: list[Term]) -> Node | None:
 def _of_scores(reader: Reader, reduce: Reduce, kept: list[Term]) -> bool:
     """Whether the maximum is that of the scores as they are under the exponential."""
     axes = atoms_of(reader, reduce.axes)
-    return _same_terms(Unifier(reader, axes), kept, terms_of(reader, reduce.body, axes))
+    return same_terms(Unifier(reader, axes), kept, terms_of(reader, reduce.body, axes))

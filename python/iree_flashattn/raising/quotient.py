@@ -169,10 +169,13 @@ def _same_exponentials(
         return True
     unifier.binding.clear()
     theirs = exponent(reader, body, bound | unifier.bound)
-    if theirs is None or len(theirs) != len(terms):
-        return False
+    return theirs is not None and same_terms(unifier, terms, theirs)
+
+
+def same_terms(unifier: Unifier, ours: list[Term], theirs: list[Term]) -> bool:
+    """Whether both sums have the same terms, in any order; binds theirs to ours."""
     left = list(theirs)
-    for sign, node in terms:
+    for sign, node in ours:
         for i, (s, other) in enumerate(left):
             saved = dict(unifier.binding)
             if s == sign and unifier.same(node, other):
@@ -181,7 +184,7 @@ def _same_exponentials(
             unifier.binding = saved
         else:
             return False
-    return True
+    return not left
 
 
 def check_axes(
