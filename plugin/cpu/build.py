@@ -1,7 +1,7 @@
 """Compiles the CPU kernels: ``python plugin/cpu/build.py --out DIR [--only SUBSTRING] [--jobs N]``.
 
 With ``--runtime DIR2`` it also writes what the runtime plugin links: DIR2/kernels.a, the objects of
-this machine's architecture, and DIR2/kernels.inc, their names and the CPU features they need.
+this machine's architecture, and DIR2/kernels.inc, which says what an import resolves to.
 
 Writes DIR/<name>.o, an ELF object that IREE links into the executable of a dispatch, for every row
 of kernels.toml. The compiler is the clang of the ``ziglang`` package (docs/performance.md has the
@@ -55,13 +55,28 @@ def compile_command(kernel, out: Path, *, source: Path | None = None) -> list[st
     ]
 
 
+def condition(kernel) -> str:
+    """Whether the machine runs the kernel, as a C expression for the runtime plugin."""
+    checks = []
+    for feature in kernel.target.get("features", []):
+        if feature.startswith("amx-"):
+            checks.append("tiles_granted()")
+        else:
+            checks.append(f'__builtin_cpu_supports("{feature}")')
+    return " && ".join(dict.fromkeys(checks)) or "1"
+
+
 def write_runtime(kernels, objects: Path, out: Path) -> None:
-    """The archive and the list (X macros) of the kernels for this architecture."""
+    """The archive and the list of the kernels for this architecture: X(import, kernel, times,
+    runs), where the first line of an import that the machine runs is taken."""
     mine = [k for k in kernels if k.target["arch"] == platform.machine()]
+    by_name = {k.name: k for k in mine}
     lines = []
     for kernel in mine:
-        checks = [f'__builtin_cpu_supports("{f}")' for f in kernel.target.get("features", [])]
-        lines.append(f"X({kernel.name}, {' && '.join(checks) or '1'})")
+        for name in (kernel.name, *kernel.extra.get("fallback", ())):
+            other = by_name[name]
+            times = kernel.q_tile // other.q_tile
+            lines.append(f"X({kernel.name}, {name}, {times}, {condition(other)})")
     out.mkdir(parents=True, exist_ok=True)
     (out / "kernels.inc").write_text("\n".join(lines) + "\n", encoding="utf-8")
     archive = out / "kernels.a"

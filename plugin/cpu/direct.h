@@ -1,8 +1,7 @@
 // Few query rows (decode): K and V are read once, where they lie. Packing would cost more than the
 // products, and the time is that of the memory.
 #pragma once
-#include "gemm.h"
-#include "problem.h"
+#include "word.h"
 
 namespace {
 

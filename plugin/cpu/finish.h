@@ -58,13 +58,9 @@ inline void write_weights(const Problem &p, const Block &b, const float *factors
   const bool adjust = !p.plain_scores() || p.banded();
   for (int64_t begin = 0; begin < p.kv_len; begin += b.kv_tile) {
     int64_t keys = smaller(b.kv_tile, p.kv_len - begin);
-    pack_k(p, k_of(p, b), begin, keys, b.k);
-    for (int64_t g = 0; g < b.groups; ++g) {
-      Group group = group_of(b, g);
-      with_rows(group.count, [&](auto m) {
-        group_weights<m.value>(p, b, group, begin, keys, adjust, factors, weights);
-      });
-    }
+    pack_key_panels(p, b, begin, keys);
+    for (int64_t g = 0; g < b.groups; ++g)
+      group_weights(p, b, group_of(b, g), begin, keys, adjust, factors, weights);
   }
 }
 

@@ -32,6 +32,9 @@ extern "C" __attribute__((visibility("hidden"))) void FA_NAME(
           scratch);
 #else
   Problem p = decode(q, k, v, mask, bias, sinks, words);
+#if defined(FA_TILES)
+  const TileRegisters tiles;  // for this workgroup: the next one may run in another thread
+#endif
 #if defined(FA_ROLE_partial)
   partial(p, x, y, z, static_cast<float *>(o), static_cast<float *>(weights), scratch);
 #else

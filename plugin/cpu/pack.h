@@ -58,14 +58,31 @@ FA_INLINE void pack_columns(const Element *source, int64_t step, int64_t rows, i
   }
 }
 
+#if defined(FA_TILES)
+constexpr int64_t kDepthStep = 32;  // elements along the summed dimension in a tile
+#else
+constexpr int64_t kDepthStep = kPair;
+#endif
+// Words in the panels along a summed dimension of n elements; those beyond `words(n)` are zero.
+FA_INLINE int64_t depth_words(int64_t n) { return round_up(n, kDepthStep) / kPair; }
+
+FA_INLINE void clear_rows(int64_t from, int64_t to, int64_t columns, int64_t panel_rows,
+                          float *panels) {
+  for (int64_t c = 0; from < to && c < columns; c += kPanel)
+    for (int64_t i = from * kPanel; i < to * kPanel; i += W)
+      store(panels + c * panel_rows + i, Vec{});
+}
+
 // Keys [begin, begin + keys) of one head, as [panel of keys][words of dk][kPanel].
 inline __attribute__((noinline)) void pack_k(const Problem &p, const Element *k, int64_t begin,
                                              int64_t keys, float *panels) {
+  const int64_t depth = depth_words(p.dk);
   if (p.has(FA_FLAG_K_TRANSPOSED)) {
-    pack_rows(k + begin, p.ks.row, p.dk, keys, words(p.dk), panels);
+    pack_rows(k + begin, p.ks.row, p.dk, keys, depth, panels);
   } else {
-    pack_columns(k + begin * p.ks.row, p.ks.row, p.dk, keys, words(p.dk), panels);
+    pack_columns(k + begin * p.ks.row, p.ks.row, p.dk, keys, depth, panels);
   }
+  clear_rows(words(p.dk), depth, keys, depth, panels);
 }
 
 // Values of the same keys, as [panel of dv][words of kv_rows][kPanel].
@@ -76,6 +93,7 @@ inline __attribute__((noinline)) void pack_v(const Problem &p, const Element *v,
   } else {
     pack_rows(v + begin * p.vs.row, p.vs.row, keys, p.dv, words(kv_rows), panels);
   }
+  clear_rows(words(keys), depth_words(keys), p.dv, words(kv_rows), panels);
 }
 
 // Rounding a scaled bf16 again would lose bits: there the scores are scaled instead (gemm.h).

@@ -48,11 +48,18 @@ FA_INLINE Int masked_out(const Problem &p, const uint8_t *mask, int64_t key, int
   return p.has(FA_FLAG_MASK_DROP) ? Int(bytes != 0) : Int(bytes == 0);
 }
 
+#if defined(FA_TILES)
+constexpr bool kScaleHere = true;  // tiles hold bare products
+#else
+constexpr bool kScaleHere = false;
+#endif
+
 // Scores s[0, count) of one row, whose first key is `key`; vectors are written whole. The template
-// says what the problem has, so that the loop does not ask again for every vector.
+// says what the problem has, so that the loop does not ask again for every vector. `scale` is what
+// the matrix product has left to do here.
 template <bool kCap, bool kBias, bool kMask, bool kBand>
 inline __attribute__((noinline)) void adjust(const Problem &p, RowMasks m, int64_t row, int64_t key,
-                                             int64_t count, float *s) {
+                                             int64_t count, float *s, float scale) {
   const bool after = p.has(FA_FLAG_BIAS_AFTER_FILL);
   const Vec c = splat(p.softcap), inverse = splat(1.0f / p.softcap), fill = splat(p.fill);
   // Band bounds relative to `key`, clamped so that they fit a lane.
@@ -63,6 +70,7 @@ inline __attribute__((noinline)) void adjust(const Problem &p, RowMasks m, int64
   for (int64_t i = 0; i < count; i += W) {
     int64_t n = count - i;
     Vec x = load(s + i), bias = {};
+    if (kScaleHere) x *= splat(scale);
     if (kCap) x = c * tanh(x * inverse);
     if (kBias) bias = bias_at(p, m.bias, key + i, n);
     if (kBias && !after) x += bias;
@@ -76,16 +84,16 @@ inline __attribute__((noinline)) void adjust(const Problem &p, RowMasks m, int64
 
 template <bool... kKnown>
 FA_INLINE void adjust_row(const Problem &p, RowMasks m, int64_t row, int64_t key, int64_t count,
-                          float *s) {
+                          float *s, float scale = 1.0f) {
   if constexpr (sizeof...(kKnown) == 4) {
-    adjust<kKnown...>(p, m, row, key, count, s);
+    adjust<kKnown...>(p, m, row, key, count, s, scale);
   } else {
     constexpr uint32_t flags[] = {FA_FLAG_SOFTCAP, FA_FLAG_BIAS, FA_FLAG_MASK,
                                   FA_FLAG_BAND_LO | FA_FLAG_BAND_HI};
     if (p.has(flags[sizeof...(kKnown)])) {
-      adjust_row<kKnown..., true>(p, m, row, key, count, s);
+      adjust_row<kKnown..., true>(p, m, row, key, count, s, scale);
     } else {
-      adjust_row<kKnown..., false>(p, m, row, key, count, s);
+      adjust_row<kKnown..., false>(p, m, row, key, count, s, scale);
     }
   }
 }

@@ -8,6 +8,10 @@ namespace {
 #if defined(FA_DOT_BF16)
 constexpr int kPair = 2;
 
+FA_INLINE float one_word(const Element *x, const Element *next) {
+  return word_f32(x->bits | (next ? uint32_t(next->bits) << 16 : 0));
+}
+#if defined(__AVX512BF16__)
 FA_INLINE Vec splat_word(float x) { return _mm512_set1_ps(x); }
 FA_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
   return _mm512_dpbf16_ps(c, __builtin_bit_cast(__m512bh, a), __builtin_bit_cast(__m512bh, b));
@@ -26,13 +30,31 @@ FA_INLINE Vec load_rows(const Element *first, const Element *second, int64_t n) 
   if (second) low = _mm512_or_si512(low, _mm512_slli_epi32(widen(second), 16));
   return __builtin_bit_cast(Vec, low);
 }
-FA_INLINE float one_word(const Element *x, const Element *next) {
-  return word_f32(x->bits | (next ? uint32_t(next->bits) << 16 : 0));
-}
 // The words of two vectors of f32, which follow each other.
 FA_INLINE Vec narrow_words(Vec low, Vec high) {
   return __builtin_bit_cast(Vec, _mm512_cvtne2ps_pbh(high, low));
 }
+#else  // in the test double of the tiles
+// W words from n elements that lie side by side; zero beyond them.
+FA_INLINE Vec load_words(const Element *x, int64_t n) {
+  Element all[2 * W] = {};
+  for (int i = 0; i < 2 * W && i < n; ++i) all[i] = x[i];
+  return load(reinterpret_cast<const float *>(all));
+}
+// W words from n elements each of two rows; `second` may not exist (null: zeros).
+FA_INLINE Vec load_rows(const Element *first, const Element *second, int64_t n) {
+  float all[W] = {};
+  for (int i = 0; i < W && i < n; ++i) all[i] = one_word(first + i, second ? second + i : nullptr);
+  return load(all);
+}
+// The words of two vectors of f32, which follow each other.
+FA_INLINE Vec narrow_words(Vec low, Vec high) {
+  Element all[2 * W];
+  store(all, low);
+  store(all + W, high);
+  return load(reinterpret_cast<const float *>(all));
+}
+#endif
 #else
 constexpr int kPair = 1;
 

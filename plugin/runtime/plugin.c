@@ -1,16 +1,24 @@
 // The runtime extension: an IREE executable plugin with the CPU kernels of this architecture, for
 // modules whose kernels are imports by name instead of linked objects.
 #include "executable_plugin_abi.h"
+#include "tiles_granted.h"
 
 typedef void kernel_function(const void *q, const void *k, const void *v, const void *mask,
                              const void *bias, const float *sinks, void *o, void *weights,
                              float *lse, const uint32_t *words, uint32_t x, uint32_t y, uint32_t z,
                              void *scratch);
 
-// Generated from the kernel table: X(name, whether this machine can run it).
-#define X(name, runs) extern kernel_function name;
+// Generated from the kernel table: X(import, kernel, times, whether this machine runs it).
+#define X(import, kernel, times, runs) extern kernel_function kernel;
 #include "kernels.inc"
 #undef X
+
+// What an import resolves to: a kernel whose blocks of rows are the import's, or `times` of its
+// own make one of the import's.
+typedef struct {
+  kernel_function *kernel;
+  uint32_t times;
+} binding;
 
 // A kernel's arguments as the compiled module packs them: in order, naturally aligned.
 typedef struct {
@@ -26,8 +34,10 @@ typedef struct {
 static int call(const void *packed, void *context, void *reserved) {
   (void)reserved;
   const arguments *a = packed;
-  ((kernel_function *)context)(a->q, a->k, a->v, a->mask, a->bias, a->sinks, a->o, a->weights,
-                               a->lse, a->words, a->x, a->y, a->z, a->scratch);
+  const binding *bound = context;
+  for (uint32_t i = 0; i < bound->times; ++i)
+    bound->kernel(a->q, a->k, a->v, a->mask, a->bias, a->sinks, a->o, a->weights, a->lse, a->words,
+                  a->x * bound->times + i, a->y, a->z, a->scratch);
   return 0;
 }
 
@@ -36,10 +46,13 @@ static int same(const char *a, const char *b) {
   return *a == *b;
 }
 
-// The kernel of that name, or NULL where there is none or the machine lacks its instructions.
-static kernel_function *find(const char *name) {
-#define X(kernel, runs) \
-  if (same(name, #kernel)) return (runs) ? kernel : NULL;
+// What the machine has for an import, or NULL.
+static const binding *find(const char *name) {
+#define X(import, kernel, times, runs)             \
+  if (same(name, #import) && (runs)) {             \
+    static const binding bound = {kernel, times};  \
+    return &bound;                                 \
+  }
 #include "kernels.inc"
 #undef X
   return NULL;
@@ -71,10 +84,10 @@ static plugin_status resolve(void *self, const plugin_resolve_params *params,
     if (params->function_pointers[i]) continue;
     const char *name = params->symbol_names[i];
     const int optional = *name == '?';
-    kernel_function *kernel = find(name + optional);
-    if (kernel) {
+    const binding *bound = find(name + optional);
+    if (bound) {
       params->function_pointers[i] = (void *)call;
-      params->contexts[i] = (void *)kernel;
+      params->contexts[i] = (void *)bound;
     } else if (optional) {
       *resolution |= PLUGIN_MISSING_OPTIONAL;
     } else {

@@ -49,7 +49,8 @@ def _target(kernel: catalog.Kernel) -> str:
     condition = kernel.target
     if kernel.backend == "cpu":
         where = " or ".join(condition.get("cpus", [condition["arch"]]))
-        return ", ".join([where, *condition.get("features", ())])
+        link = ["the runtime extension"] if kernel.extra.get("link") == "plugin" else []
+        return ", ".join([where, *condition.get("features", ()), *link])
     if kernel.backend == "cuda":
         return f"sm_{condition['sm']}" + ("" if condition.get("only") else " and newer")
     asked = condition.get("device", ())

@@ -25,6 +25,9 @@ def cpu_target(features: str, fmt: str = "embedded-elf-x86_64", cpu: str = "gene
 AVX512BF16 = "avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512bf16"
 
 
+AMX = f"{AVX512BF16} avx512fp16 amx-tile amx-bf16 amx-int8"
+
+
 def cuda_target(sm: int):
     return parse_target(
         '#hal.executable.target<"cuda", "cuda-nvptx-fb", {iree_codegen.target_info ='
@@ -37,6 +40,7 @@ TARGETS = {
     "znver4": cpu_target(AVX512BF16, cpu="znver4"),
     "znver4_no_bf16": cpu_target(AVX512BF16.removesuffix(" avx512bf16"), cpu="znver4"),
     "cooperlake": cpu_target(AVX512BF16, cpu="cooperlake"),
+    "sapphirerapids": cpu_target(AMX, cpu="sapphirerapids"),
     "avx512f_only": cpu_target("avx avx2 fma f16c avx512f"),
     "avx2": cpu_target("avx avx2 fma f16c"),
     "avx": cpu_target("avx"),
@@ -105,6 +109,8 @@ GOLDEN = [
     ("znver4", {"dtype": "bf16", "q_len": 1, "kv_len": 4096}, "fa_partial_bf16_avx512", 2),
     ("znver4_no_bf16", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
     ("cooperlake", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
+    # tiles need the operating system's permission, which a module cannot ask for
+    ("sapphirerapids", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
     # an x86-64 machine may have more than the target promises
     ("avx512f_only", {}, "fa_forward_f32_avx512_small fa_forward_f32_avx2", 1),
     ("avx2", {}, "fa_forward_f32_avx512_small fa_forward_f32_avx2", 1),
@@ -156,6 +162,31 @@ def test_golden(target: str, changes: dict, kernels: str, splits: int) -> None:
     assert ([row.name for row in choice.rows], choice.splits) == (kernels.split(), splits)
     merges = [row.combine for row in choice.rows] if splits > 1 else []
     assert [row.name for row in choice.combine] == merges
+
+
+EXTENSION = [
+    ("sapphirerapids", {"dtype": "bf16"}, "fa_forward_bf16_amx"),
+    ("sapphirerapids", {"dtype": "bf16", "q_len": "n", "kv_len": "n"}, "fa_forward_bf16_amx"),
+    ("sapphirerapids", {"dtype": "f16"}, "fa_forward_f16_avx512"),
+    ("sapphirerapids", {}, "fa_forward_f32_avx512"),
+    ("sapphirerapids", {"dtype": "bf16", "q_len": 1, "kv_len": 4096}, "fa_partial_bf16_avx512"),
+    ("cooperlake", {"dtype": "bf16"}, "fa_forward_bf16_avx512"),
+    ("znver4", {"dtype": "bf16"}, "fa_forward_bf16_avx512bf16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "changes", "kernel"), EXTENSION)
+def test_kernels_of_the_runtime_extension(target: str, changes: dict, kernel: str) -> None:
+    choice = choose(site(**changes), TARGETS[target], replace(UNGATED, cpu_link="plugin"))
+    assert isinstance(choice, Choice), choice
+    assert [row.name for row in choice.rows] == [kernel]
+
+
+def test_a_row_of_the_extension_is_passed_over_with_its_reason() -> None:
+    choice = choose(site(dtype="bf16"), TARGETS["sapphirerapids"], UNGATED)
+    assert "fa_forward_bf16_amx: needs IREE_FLASHATTN_CPU_LINK=plugin" in choice.trail
+    choice = choose(site(dtype="bf16"), TARGETS["avx512"], UNGATED)
+    assert not any("CPU_LINK" in line for line in choice.trail)
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -254,8 +285,9 @@ def test_every_cpu_row_is_chosen_for_some_site() -> None:
     chosen = set()
     for target in (t for t in TARGETS.values() if t.backend == "cpu"):
         for dtype in ("f32", "f16", "bf16"):
-            for q_len in (1, 512):
-                answer = choose(site(q_len=q_len, kv_len=8192, dtype=dtype), target, UNGATED)
+            for q_len, link in ((1, "static"), (512, "static"), (512, "plugin")):
+                options = replace(UNGATED, cpu_link=link)
+                answer = choose(site(q_len=q_len, kv_len=8192, dtype=dtype), target, options)
                 if isinstance(answer, Choice):
                     chosen |= {row.name for row in (*answer.rows, *answer.combine)}
     assert chosen == {row.name for row in catalog.kernels("cpu")}

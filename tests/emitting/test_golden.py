@@ -364,3 +364,24 @@ def test_kernels_from_the_runtime_extension(bench) -> None:
     assert "hal.executable.object" not in text
     assert "hal.import.static" not in text
     bench.check(module, "CHECK: llvm.func @fa_forward_f32_avx512_dispatch(")
+
+
+def test_amx_from_the_runtime_extension(bench) -> None:
+    """Imported by name, with the grid and the scratch memory of the row, and never asked for."""
+    tiles = "avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512bf16 amx-tile amx-bf16"
+    sizes = ("8x128x64xbf16", "8x256x64xbf16", "8x256x32xbf16", "8x128x32xbf16")
+    module = bench.attention(*sizes, features=",".join(f"+{x}" for x in tiles.split()))
+    bench.substitute(module, options=Options(gate=False, cpu_link="plugin"))
+    bench.check(
+        module,
+        """
+CHECK: hal.executable.variant public @embedded_elf_x86_64 target({{.*}}) {
+CHECK: arith.constant 288 : index
+CHECK: workgroup_local_memory = 458752
+CHECK: llvm.func @fa_forward_bf16_amx(!llvm.ptr, {{.*}})
+CHECK-NOT: hal.import.static
+CHECK-NOT: llvm.cond_br
+CHECK: llvm.call @fa_forward_bf16_amx(
+CHECK: flow.dispatch @fa_forward_bf16_amx::
+""",
+    )

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import iree.runtime
-import ml_dtypes
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from iree_flashattn import oracle
 from iree_flashattn.bench import machine, modules
 from iree_flashattn.compiling import compile_with_family
 from iree_flashattn.problems import Problem
+from support.raw_modules import LIMITS, random_inputs, run
 
 LOCAL = ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu")
 PREFILL = Problem("prefill", 1, 2, 2, 65, 130, 40, 24)
 DECODE = Problem("decode", 1, 2, 1, 1, 2100, 32, 32)
 PROBLEMS = [p.with_element(e) for p in (PREFILL, DECODE) for e in ("f32", "f16", "bf16")]
-TYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
-# PyTorch's own errors on these sizes are as large.
-LIMITS = {"f32": 3e-6, "f16": 2e-3, "bf16": 1.6e-2}
 QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
-RUN_MODULE = Path(iree.runtime.__file__).parents[1] / "_runtime_libs" / "iree-run-module"
 
 
 @pytest.fixture(scope="module", params=["generic", "haswell"])
@@ -46,32 +39,6 @@ def module(
     path = tmp_path_factory.mktemp("sets") / "module.vmfb"
     path.write_bytes(done.vmfb)
     return request.param, path
-
-
-def random_inputs(p: Problem) -> list[NDArray]:
-    shapes = [
-        (p.batch, p.heads, p.q_len, p.dk),
-        (p.batch, p.kv_heads, p.kv_len, p.dk),
-        (p.batch, p.kv_heads, p.kv_len, p.dv),
-    ]
-    rng = np.random.default_rng()
-    return [rng.standard_normal(shape).astype(TYPES[p.element]) for shape in shapes]
-
-
-def run(p: Problem, path: Path, inputs: list[NDArray], folder: Path, emulator=()) -> NDArray:
-    """The module's result, in a process of its own. Files are raw: NumPy's know no bf16."""
-    flags = []
-    for i, array in enumerate(inputs):
-        file = folder / f"{i}.bin"
-        file.write_bytes(array.tobytes())
-        flags.append(f"--input={'x'.join(map(str, array.shape))}x{p.element}=@{file}")
-    output = folder / "out.bin"
-    command = [*emulator, str(RUN_MODULE), f"--module={path}", "--device=local-sync", *flags]
-    done = subprocess.run([*command, f"--output=@{output}"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return np.frombuffer(output.read_bytes(), TYPES[p.element]).reshape(
-        p.batch, p.heads, p.q_len, p.dv
-    )
 
 
 def run_and_compare(p: Problem, path: Path, folder: Path, emulator=()) -> None:

@@ -75,6 +75,24 @@ def test_every_table_loads():
             assert catalog.find(kernel.name) == kernel
 
 
+def test_fallbacks_fit_into_the_modules_of_their_row():
+    """The runtime extension calls them with the row's grid, bindings and scratch memory."""
+    rows = {kernel.name: kernel for kernel in catalog.kernels("cpu")}
+    found = [kernel for kernel in rows.values() if "fallback" in kernel.extra]
+    assert found
+    for kernel in found:
+        assert kernel.extra["link"] == "plugin"
+        for name in kernel.extra["fallback"]:
+            other = rows[name]
+            assert (other.role, other.element) == (kernel.role, kernel.element)
+            assert other.grid == kernel.grid
+            assert kernel.q_tile % other.q_tile == 0
+            assert other.scratch_bytes <= kernel.scratch_bytes
+            assert other.features >= kernel.features
+            assert other.head_dim == kernel.head_dim
+        assert rows[kernel.extra["fallback"][-1]].target["features"] == []  # any machine runs it
+
+
 def test_splits_depend_on_the_shape_alone():
     kernel = catalog.find("fa_partial_f32_avx512")
 

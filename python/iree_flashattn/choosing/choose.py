@@ -61,6 +61,8 @@ def choose(
         )
 
     trail: list[str] = []
+    if target.backend == "cpu":
+        rows = _linkable(rows, options, site, target, trail)
     forward = _first_serving(rows, "forward", site, target, trail)
     partial = _first_serving(rows, "partial", site, target, trail)
     splits = splits_for(site, partial[0]) if partial else 1
@@ -93,6 +95,20 @@ def over_grid(site: AttentionSite, choice: Choice) -> tuple[str, str] | None:
             reason = f"query blocks, heads and batch make over {MAX_GRID_X} workgroups"
             return reason, f"{row.name}: {grid}"
     return None
+
+
+def _linkable(
+    rows: Sequence[Kernel], options: Options, site: AttentionSite, target: Target, trail: list[str]
+) -> list[Kernel]:
+    """The rows but for those that the module's way of linking kernels leaves out."""
+    found = []
+    for row in rows:
+        link = row.extra.get("link", options.cpu_link)
+        if link == options.cpu_link:
+            found.append(row)
+        elif not unserved(row, site, target):
+            trail.append(f"{row.name}: needs IREE_FLASHATTN_CPU_LINK={link}")
+    return found
 
 
 def _first_serving(

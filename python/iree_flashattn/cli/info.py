@@ -101,6 +101,7 @@ def _cpu() -> str:
                 for row in catalog.kernels("cpu")
                 if row.target.get("arch") == target.arch
                 and set(row.target.get("features", ())) <= target.features
+                and target.cpu in row.target.get("cpus", [target.cpu])
             ),
             "none",
         )

@@ -18,9 +18,10 @@ TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
 def attending() -> list:
-    """Every row that computes attention, skipped with its reason where the machine lacks it."""
+    """Every row that computes attention, skipped with its reason where the machine lacks it, and
+    the doubles."""
     rows = []
-    for kernel in catalog.kernels("cpu"):
+    for kernel in (*catalog.kernels("cpu"), *cpu_native.doubles()):
         if kernel.role == "combine" or kernel.target["arch"] != cpu_native.machine():
             continue
         reason = cpu_native.why_not(kernel)

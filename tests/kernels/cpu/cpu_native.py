@@ -6,11 +6,12 @@ Also used by the kernel benchmark. Objects come from the build tree (or are buil
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def cpu_flags() -> frozenset[str]:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("flags", "Features")):
             flags |= set(line.split(":", 1)[1].split())
-    return frozenset(f.replace("avx512_bf16", "avx512bf16") for f in flags)
+    spelling = {"avx512_bf16": "avx512bf16", "amx_tile": "amx-tile", "amx_bf16": "amx-bf16"}
+    return frozenset(spelling.get(f, f) for f in flags)
 
 
 @cache
@@ -45,7 +47,47 @@ def why_not(kernel: catalog.Kernel) -> str | None:
     if kernel.target["arch"] != machine():
         return f"{kernel.name} is for {kernel.target['arch']}, this machine is {machine()}"
     missing = set(kernel.target.get("features", [])) - cpu_flags()
-    return f"{kernel.name} needs {', '.join(sorted(missing))}" if missing else None
+    if missing:
+        return f"{kernel.name} needs {', '.join(sorted(missing))}"
+    if "amx-tile" in kernel.target.get("features", []) and not tiles_are_granted():
+        return f"{kernel.name} needs AMX tiles, which the operating system refuses"
+    return None
+
+
+@cache
+def tiles_are_granted() -> bool:
+    """Asks Linux to let this process use AMX's tile registers."""
+    arch_prctl, request, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0
+
+
+@cache
+def doubles() -> tuple[catalog.Kernel, ...]:
+    """The kernels for AMX as ones for this machine: the same sources, with tiles in memory."""
+    found = []
+    for kernel in catalog.kernels("cpu"):
+        if "amx-tile" in kernel.target.get("features", []):
+            rows = [k for k in map(catalog.find, kernel.extra["fallback"]) if why_not(k) is None]
+            target = rows[0].target if rows else {"arch": machine(), "features": []}
+            found.append(replace(kernel, name=f"{kernel.name}_double", target=target))
+    return tuple(found)
+
+
+def find(name: str) -> catalog.Kernel:
+    """The kernel of that name, also a double."""
+    return next((k for k in doubles() if k.name == name), None) or catalog.find(name)
+
+
+def build_double(kernel: catalog.Kernel, out: Path) -> Path:
+    path = HERE.parents[2] / "plugin" / "cpu" / "build.py"
+    spec = importlib.util.spec_from_file_location("flashattn_cpu_build", path)
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    command = build.compile_command(kernel, out / f"{kernel.name}.o")
+    at = next(i for i, word in enumerate(command) if word.startswith("-I"))
+    command.insert(at, f"-I{HERE / 'double'}")
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return out / f"{kernel.name}.o"
 
 
 def objects(names: list[str], directory: Path | None = None) -> list[Path]:
@@ -61,24 +103,28 @@ def link(
     target: str | None = None,
     main: bool = False,
     directory: Path | None = None,
+    doubled: tuple[catalog.Kernel, ...] = (),
 ) -> Path:
     """driver.c with the named kernels: a shared library, or with ``main`` a static program that
     needs no C library."""
     program = ["-DFA_MAIN", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector"]
     kinds = [*program, "-fno-sanitize=all"] if main else ["-shared", "-fPIC"]
     command = [*ZIG, "cc", *(["-target", target] if target else []), "-O2", *kinds]
-    command += [f"-DFA_KERNELS={' '.join(f'X({n})' for n in names)}", str(HERE / "driver.c")]
-    command += [*map(str, objects(names, directory)), "-o", str(out)]
+    listed = [*names, *(k.name for k in doubled)]
+    command += [f"-DFA_KERNELS={' '.join(f'X({n})' for n in listed)}", str(HERE / "driver.c")]
+    built = [*objects(names, directory), *(build_double(k, out.parent) for k in doubled)]
+    command += [*map(str, built), "-o", str(out)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return out
 
 
 @cache
 def library(directory: Path | None = None) -> ctypes.CDLL:
-    """All kernels of this architecture. The folder lives as long as the process."""
+    """All kernels of this architecture, and doubles. The folder lives as long as the process."""
     folder = tempfile.TemporaryDirectory(prefix="flashattn-kernels-")
     names = [k.name for k in catalog.kernels("cpu") if k.target["arch"] == machine()]
-    lib = ctypes.CDLL(str(link(Path(folder.name) / "kernels.so", names, directory=directory)))
+    out = Path(folder.name) / "kernels.so"
+    lib = ctypes.CDLL(str(link(out, names, directory=directory, doubled=doubles())))
     lib.kernel_named.restype = ctypes.c_void_p
     lib.folder = folder
     return lib

@@ -12,7 +12,7 @@ import sys
 import cpu_native
 import numpy as np
 
-from iree_flashattn import catalog, operands, problems
+from iree_flashattn import operands, problems
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -44,7 +44,9 @@ def protect(array: np.ndarray | None, side: str) -> np.ndarray | None:
 
 
 def main() -> None:
-    kernel = catalog.find(sys.argv[1])
+    kernel = cpu_native.find(sys.argv[1])
+    if reason := cpu_native.why_not(kernel):  # asking is what lets a process use AMX
+        raise SystemExit(reason)
     ran = 0
     for side, problem in itertools.product(("start", "end"), problems.small()):
         cpu_native.Scratch.of = staticmethod(

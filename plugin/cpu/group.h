@@ -1,0 +1,137 @@
+// One group of rows, as many as a register tile has: scores, softmax and values on vectors.
+#pragma once
+#include "gemm.h"
+#include "group_direct.h"
+#include "pack.h"
+
+namespace {
+
+FA_INLINE Group group_of(const Block &b, int64_t g) {
+  int64_t each = b.count / b.groups, more = b.count % b.groups;
+  return {g * each + (g < more ? g : more), each + (g < more)};
+}
+
+// V from key begin + lo on, packed or where it lies.
+FA_INLINE Values values_from(const Problem &p, const Block &b, int64_t begin, int64_t lo) {
+  if constexpr (sizeof(Element) == sizeof(float)) {
+    const float *v = reinterpret_cast<const float *>(v_of(p, b));
+    if (b.v_in_place) return {v + (begin + lo) * p.vs.row, p.vs.row, kPanel};
+  }
+  return {b.v + words(lo) * kPanel, kPanel, words(b.kv_tile) * kPanel};
+}
+
+// Scores of one group against keys [begin + lo, begin + hi) of the packed block (lo on a panel).
+template <int M>
+FA_INLINE void packed_scores(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
+                             int64_t hi, bool adjust) {
+  const int64_t keys = hi - lo, depth = words(p.dk);
+  const float *q = b.q + g.first * depth, *k = b.k + lo * depth;
+  const int64_t panels = round_up(keys, kPanel) / kPanel;
+  if (p.only_adds_f32() && keys % kPanel == 0) {
+    const float *add[M];
+    for (int i = 0; i < M; ++i)
+      add[i] = static_cast<const float *>(masks_of(p, b, g.first + i).bias) + begin + lo;
+    return biased_scores<M>(q, k, panels, depth, p.scale, b.s, add);
+  }
+  scores<M>(q, k, panels, depth, p.scale, b.s);
+  if (!adjust) return;
+  for (int i = 0; i < M; ++i) {
+    adjust_row(p, masks_of(p, b, g.first + i), (b.first + g.first + i) / p.group, begin + lo, keys,
+               b.s + i * kKvTile);
+  }
+}
+
+template <int M>
+inline __attribute__((noinline)) void packed_step(const Problem &p, const Block &b, Group g,
+                                                  int64_t begin, int64_t lo, int64_t hi,
+                                                  bool adjust) {
+  float factor[W];
+  packed_scores<M>(p, b, g, begin, lo, hi, adjust);
+  softmax_step<M>(b.s, hi - lo, b.max + g.first, b.sum + g.first * W, factor);
+  narrow_weights<M>(b.s, hi - lo);
+  values<M>(b.s, values_from(p, b, begin, lo), words(hi - lo), b.o + g.first * b.o_step, b.o_step,
+            factor);
+}
+
+// One group's part of the result, of keys [begin + lo, begin + hi).
+FA_INLINE void group_step(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
+                          int64_t hi, bool adjust) {
+  with_rows<kRows>(g.count, [&](auto m) {
+    if constexpr (m.value <= kDirectRows)
+      if (b.direct) return direct_step<m.value>(p, b, g, begin, lo, hi, adjust);
+    packed_step<m.value>(p, b, g, begin, lo, hi, adjust);
+  });
+}
+
+FA_INLINE void finish_steps(const Problem &, const Block &) {}
+
+// P of keys [begin, begin + keys), from fresh scores and the final maxima and sums.
+template <int M>
+inline __attribute__((noinline)) void packed_weights(const Problem &p, const Block &b, Group g,
+                                                     int64_t begin, int64_t keys, bool adjust,
+                                                     const float *factors, Element *weights) {
+  packed_scores<M>(p, b, g, begin, 0, keys, adjust);
+  for (int i = 0; i < M; ++i)
+    write_weights_row(p, b, g.first + i, b.s + i * kKvTile, begin, keys, factors[g.first + i],
+                      weights);
+}
+
+FA_INLINE void group_weights(const Problem &p, const Block &b, Group g, int64_t begin,
+                             int64_t keys, bool adjust, const float *factors, Element *weights) {
+  with_rows<kRows>(g.count, [&](auto m) {
+    packed_weights<m.value>(p, b, g, begin, keys, adjust, factors, weights);
+  });
+}
+
+FA_INLINE void pack_key_panels(const Problem &p, const Block &b, int64_t begin, int64_t keys) {
+  if (!b.direct) pack_k(p, k_of(p, b), begin, keys, b.k);
+}
+FA_INLINE void pack_keys(const Problem &p, const Block &b, int64_t begin, int64_t keys) {
+  pack_key_panels(p, b, begin, keys);
+  if (!b.direct && !b.v_in_place) pack_v(p, v_of(p, b), begin, keys, b.kv_tile, b.v);
+}
+
+// The block's rows begin: Q packed, nothing seen. And end: what is left to do to their state.
+FA_INLINE void begin_rows(const Problem &p, const Block &b) {
+  if (b.direct) load_direct_rows(p, b);
+  for (int64_t g = 0; !b.direct && g < b.groups; ++g) {
+    Group group = group_of(b, g);
+    pack_q(p, q_of(p, b), b.first + group.first, group.count, b.q + group.first * words(p.dk));
+  }
+  clear_state(b, b.count);
+}
+FA_INLINE void end_rows(const Problem &, const Block &) {}
+
+// How the rows [first, first + count) of a block are worked on.
+FA_INLINE void arrange(const Problem &p, Block &b) {
+  b.groups = (b.count + kRows - 1) / kRows;
+  // Longer rows would make every key another page.
+  b.v_in_place = sizeof(Element) == sizeof(float) && !p.has(FA_FLAG_V_TRANSPOSED) &&
+                 p.dv % W == 0 && p.vs.row <= 256;
+  b.direct = reads_in_place(p, b.count);
+}
+
+// Carves a block's buffers out of the scratch memory. Long key tiles and long row blocks both
+// amortise packing; wide heads shrink them until everything fits.
+inline Block carve(const Problem &p, void *scratch) {
+  constexpr int64_t total = kScratchBytes / 4 - kRows * kKvTile - 8 * W;
+  Block b = {};
+  b.o_step = round_up(p.dv, W);
+  const int64_t a_key = words(p.dk) + words(round_up(p.dv, kPanel));
+  const int64_t a_row = round_up(p.dk, W) + b.o_step + W + 1;
+  int64_t fitting = total / 2 / (a_key ? a_key : 1) / kPanel * kPanel;
+  b.kv_tile = larger(smaller(kKvTile, fitting), kPanel);
+  b.count = larger(smaller(kQTile, (total - b.kv_tile * a_key) / a_row), 1);
+  float *at = static_cast<float *>(scratch);
+  auto take = [&](int64_t n) { float *x = at; at += round_up(n, W); return x; };
+  b.s = take(kRows * kKvTile);
+  b.k = take(b.kv_tile * words(p.dk));
+  b.v = take(words(b.kv_tile) * round_up(p.dv, kPanel));
+  b.o = take(b.count * b.o_step);
+  b.sum = take(b.count * W);
+  b.max = take(b.count);
+  b.q = take(b.count * round_up(p.dk, W));  // last: packing writes up to W floats beyond it
+  return b;
+}
+
+}  // namespace
