@@ -1,16 +1,50 @@
-"""``python -m fuzzing FIRST COUNT``, in the folder ``tests``: random programs on demand."""
+"""``python -m fuzzing FIRST COUNT``, in the folder ``tests``: random programs on demand.
+
+One line tells of each batch as it ends, and what is wrong follows at once with its seed and text:
+whoever stops the run keeps what it has found. A summary of all that was covered ends it, after an
+interruption and after ``--seconds``, too.
+"""
 
 from __future__ import annotations
 
+import argparse
+import signal
 import sys
+import time
 
-from fuzzing.batches import jobs, problems, run_jobs, summary
+from fuzzing.batches import Job, cores, counts, jobs, problems, run_jobs, summary
+from fuzzing.runner import Tally
 
-first, count = int(sys.argv[1]), int(sys.argv[2])
-print(f"seeds {first} to {first + count - 1}")
-found = run_jobs(jobs(first, count))
-print(problems(found))
-for line in [*found.stock_failed, *found.stock_wrong]:
-    print("stock:", line)
-print(summary(found))
-sys.exit(bool(problems(found)))
+parser = argparse.ArgumentParser(prog="python -m fuzzing", description="Random programs.")
+parser.add_argument("first", type=int, help="the first seed")
+parser.add_argument("count", type=int, help="how many seeds")
+parser.add_argument("--workers", type=int, default=cores(), help="processes (default: the cores)")
+parser.add_argument("--seconds", type=float, help="start no batch after so many seconds")
+chosen = parser.parse_args()
+todo = list(jobs(chosen.first, chosen.count))
+start, covered = time.monotonic(), Tally()
+
+
+def tell(job: Job, found: Tally) -> None:
+    covered.add(found.as_json())
+    first, count, kind = job
+    share = f"{covered.cases}/{chosen.count} after {time.monotonic() - start:.0f} s"
+    print(f"[{share}] seeds {first} to {first + count - 1} {kind}: {counts(found)}")
+    for line in [*found.stock_failed, *found.stock_wrong]:
+        print("stock:", line)
+    print(problems(found), end="\n" * bool(problems(found)), flush=True)
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+signal.signal(signal.SIGTERM, stop)
+print(f"seeds {chosen.first} to {chosen.first + chosen.count - 1}, {chosen.workers} workers")
+try:
+    run_jobs(todo, chosen.workers, chosen.seconds, tell)
+except KeyboardInterrupt:
+    print("interrupted")
+print(problems(covered), end="\n" * bool(problems(covered)))
+print(summary(covered), flush=True)
+sys.exit(bool(problems(covered)) or covered.cases < chosen.count)

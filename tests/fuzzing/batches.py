@@ -1,4 +1,4 @@
-"""Many batches of random programs, two at a time, and what they found."""
+"""Many batches of random programs, some at a time, and what they found."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from fuzzing.cases import make_case
@@ -15,53 +16,85 @@ from fuzzing.compiled import module_of
 from fuzzing.runner import Tally
 
 BATCH = 50
-WORKERS = 2
 _SECONDS = 600
 
-Job = tuple[int, int, bool]  # first seed, number of programs, run-time sizes
+# first seed, number of programs, what is special ("dynamic", "usual": fuzzing.worker)
+Job = tuple[int, int, str]
+Progress = Callable[[Job, Tally], None]
 
 
 def jobs(first: int, count: int) -> Iterator[Job]:
-    """Batches that cover the seeds; every eighth one has sizes that only the run time knows."""
+    """Batches that cover the seeds. Of eight one has sizes that only the run time knows, and one
+    is compiled with a user's own flags instead of the quickest ones."""
+    kinds = {3: "dynamic", 6: "usual"}
     for number, start in enumerate(range(first, first + count, BATCH)):
-        yield start, min(BATCH, first + count - start), number % 8 == 3
+        yield start, min(BATCH, first + count - start), kinds.get(number % 8, "")
 
 
-def run_jobs(todo: Iterable[Job]) -> Tally:
-    total = Tally()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for found in pool.map(_run, todo):
-            total.add(found)
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(
+    todo: Iterable[Job],
+    workers: int | None = None,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> Tally:
+    """All batches, ``workers`` at a time (each keeps one core busy); none starts after ``seconds``.
+
+    ``progress`` hears of each batch as it ends.
+    """
+    total, start = Tally(), time.monotonic()
+
+    def in_time(job: Job) -> Tally | None:
+        late = seconds is not None and time.monotonic() - start > seconds
+        return None if late else _run(job)
+
+    with ThreadPoolExecutor(workers or cores()) as pool:
+        running = {pool.submit(in_time, job): job for job in todo}
+        try:
+            for done in as_completed(running):
+                found = done.result()
+                if found is None:
+                    continue
+                total.add(found.as_json())
+                if progress is not None:
+                    progress(running[done], found)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return total
 
 
-def _run(job: Job) -> dict:
-    first, count, dynamic = job
+def _run(job: Job) -> Tally:
+    first, count, kind = job
     found, message = _worker(job)
-    if found is not None:
-        return found
     total = Tally()
-    if count == 1:
-        text = module_of([make_case(first, dynamic)])
+    if found is not None:
+        total.add(found)
+    elif count == 1:
+        text = module_of([make_case(first, kind == "dynamic")])
         total.cases = 1
-        total.crashed.append(f"seed {first}{' dynamic' * dynamic}: {message}\n{text}")
-        return total.as_json()
-    for seed in range(first, first + count):
-        total.add(_run((seed, 1, dynamic)))
-    return total.as_json()
+        total.crashed.append(f"seed {first} {kind}: {message}\n{text}")
+    else:
+        for seed in range(first, first + count):
+            total.add(_run((seed, 1, kind)).as_json())
+    return total
 
 
 def _worker(job: Job) -> tuple[dict | None, str]:
     """What a worker process says, or None and how it ended."""
-    first, count, dynamic = job
-    command = [sys.executable, "-m", "fuzzing.worker", str(first), str(count)]
-    command += ["dynamic"] * dynamic
+    first, count, kind = job
+    command = [sys.executable, "-m", "fuzzing.worker", str(first), str(count), kind]
     here = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    # One worker is for one core: neither the compiler nor NumPy starts threads.
+    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path} | single,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return None, f"no end within {_SECONDS} s"
@@ -70,14 +103,18 @@ def _worker(job: Job) -> tuple[dict | None, str]:
     return json.loads(done.stdout.splitlines()[-1]), ""
 
 
-def summary(tally: Tally) -> str:
-    """The counts, and for each feature how many of its attentions were substituted."""
-    lines = [
+def counts(tally: Tally) -> str:
+    return (
         f"{tally.cases} programs, {tally.plain} of them plain; {tally.sites} sites raised,"
         f" {tally.substituted} substituted; {len(tally.missed)} missed, {len(tally.wrong)} wrong,"
         f" {len(tally.crashed)} crashed; stock cannot compile or run {len(tally.stock_failed)} and"
         f" miscomputes {len(tally.stock_wrong)}"
-    ]
+    )
+
+
+def summary(tally: Tally) -> str:
+    """The counts, and for each feature how many of its attentions were substituted."""
+    lines = [counts(tally)]
     for feature, (there, served) in sorted(tally.features.items()):
         lines.append(f"  {feature:28} {served:5} of {there}")
     return "\n".join(lines)

@@ -1,13 +1,13 @@
 """Random programs through iree-compile, with the flag and without, and the runtime.
 
-Many programs are functions of one module. Where a module does not compile, halves of it are tried
+Many programs are functions of one module. Where a module does not compile, parts of it are tried
 until the program that is at fault stands alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +17,26 @@ from fuzzing.writer import NUMPY
 from iree_flashattn.bench import running
 from iree_flashattn.compiling import LOCAL, Compiled, CompileError, compile_module
 
-# No debug information for anybody; stock code is compiled in the way that takes least time.
-QUICK = (*LOCAL, "--iree-llvmcpu-debug-symbols=false")
-STOCK = (*QUICK, "--iree-opt-level=O2", "--iree-llvmcpu-disable-distribution")
+# What takes least time to compile, with the flag and without: a worker has one core, nothing is
+# computed ahead or vectorised, and neighbouring operations share dispatches.
+QUICK = (
+    *LOCAL,
+    "--mlir-disable-threading",
+    "--iree-llvmcpu-debug-symbols=false",
+    "--iree-opt-level=O2",
+    "--iree-opt-const-eval=false",
+    "--iree-opt-const-expr-hoisting=false",
+    "--iree-dispatch-creation-enable-aggressive-fusion",
+    "--iree-dispatch-creation-fuse-multi-use",
+    "--iree-hal-memoization=false",
+    "--iree-hal-indirect-command-buffers=false",
+    "--iree-llvmcpu-disable-distribution",
+    "--iree-llvmcpu-loop-unrolling=false",
+    "--iree-llvmcpu-loop-vectorization=false",
+    "--iree-llvmcpu-slp-vectorization=false",
+)
+# What a user's own flags make of it is compiled now and then.
+USUAL = (*LOCAL, "--mlir-disable-threading")
 
 # Relative to the largest element. Above the second number an error is no rounding.
 ROUNDING = {"f32": (2e-5, 1e-3), "f16": (2e-3, 2e-2), "bf16": (1.6e-2, 1e-1)}
@@ -37,27 +54,50 @@ class Side:
     refused: dict[str, list[str]] = field(default_factory=dict)
 
 
+Sides = tuple[Side, Side]  # with the flag, and without
+
+
 def module_of(cases: list[Case]) -> str:
     return "module {\n" + "".join(c.net.function(c.results) for c in cases) + "}\n"
 
 
-def with_flag(cases: list[Case]) -> Side:
+def both_ways(cases: list[Case], sites: Mapping[str, int], flags: tuple[str, ...]) -> Sides:
+    """The programs compiled with the flag and without. ``sites``: how many each has, by name.
+
+    A module in which nothing is substituted is not even written anew: the flag leaves the stock
+    compilation that it is. So programs without a site make a module that is compiled once.
+    """
+    attention = [c for c in cases if sites[c.net.name]]
+    others = [c for c in cases if not sites[c.net.name]]
+    ours, alone = with_flag(attention, flags), with_flag(others, flags)
+    again = others if alone.matched else [c for c in others if c.net.name in alone.errors]
+    stock = without_flag(attention + again, flags)
+    for name, result in alone.results.items():
+        stock.results.setdefault(name, result)
+    for name in ("results", "errors", "matched", "refused"):
+        getattr(ours, name).update(getattr(alone, name))
+    return ours, stock
+
+
+def with_flag(cases: list[Case], flags: tuple[str, ...] = QUICK) -> Side:
     side = Side()
 
     def make(text: str) -> Compiled:
-        return compile_module(text, QUICK, options={"IREE_FLASHATTN_GATE": "off"})
+        return compile_module(text, flags, options={"IREE_FLASHATTN_GATE": "off"})
 
     _compile_and_run(cases, make, side)
     return side
 
 
-def without_flag(cases: list[Case]) -> Side:
+def without_flag(cases: list[Case], flags: tuple[str, ...] = QUICK) -> Side:
     side = Side()
-    _compile_and_run(cases, lambda text: compile_module(text, STOCK, plugin=False), side)
+    _compile_and_run(cases, lambda text: compile_module(text, flags, plugin=False), side)
     return side
 
 
 def _compile_and_run(cases: list[Case], make: Callable[[str], Compiled], side: Side) -> None:
+    if not cases:
+        return
     text = module_of(cases)
     try:
         done = make(text)
@@ -65,9 +105,8 @@ def _compile_and_run(cases: list[Case], make: Callable[[str], Compiled], side: S
         if len(cases) == 1:
             side.errors[cases[0].net.name] = str(error)[:2000]
             return
-        half = len(cases) // 2
-        _compile_and_run(cases[:half], make, side)
-        _compile_and_run(cases[half:], make, side)
+        for part in _parts(cases, str(error)):
+            _compile_and_run(part, make, side)
         return
     _attribute(done, text, side)
     loaded = running.load_all(done.vmfb, "local-sync")
@@ -77,6 +116,16 @@ def _compile_and_run(cases: list[Case], make: Callable[[str], Compiled], side: S
             side.results[name] = _call(loaded[name], case)
         except Exception as error:  # the runtime has one kind of error for everything
             side.errors[name] = f"run: {error}"
+
+
+def _parts(cases: list[Case], error: str) -> list[list[Case]]:
+    """The programs whose dispatches the error names, and the rest; else halves."""
+    found = set(re.findall(r"\b(case\d+)_dispatch", error))
+    named = [c for c in cases if c.net.name in found]
+    if 0 < len(named) < len(cases):
+        return [named, [c for c in cases if c.net.name not in found]]
+    half = len(cases) // 2
+    return [cases[:half], cases[half:]]
 
 
 def _attribute(done: Compiled, text: str, side: Side) -> None:

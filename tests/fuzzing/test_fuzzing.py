@@ -1,8 +1,7 @@
 """Random programs: compiled with the flag they compute what they say, and nothing is missed.
 
-Each program is raised and what its sites mean is evaluated in NumPy; the first ones are also
-compiled with the flag and without, run both ways, and compared with NumPy's float64. Look-alikes
-may be left alone.
+Each program is raised and what its sites mean is evaluated in NumPy; it is compiled with the flag
+and without, run both ways, and compared with NumPy's float64. Look-alikes may be left alone.
 On demand, from the folder ``tests``: ``python -m fuzzing FIRST_SEED COUNT``.
 """
 
@@ -11,11 +10,11 @@ from __future__ import annotations
 import pytest
 
 from fuzzing import compiled, runner
-from fuzzing.batches import jobs, problems, run_jobs, summary
+from fuzzing.batches import counts, jobs, problems, run_jobs, summary
 from fuzzing.cases import make_case
 from fuzzing.runner import Tally, run
 
-COMPILED, RAISED = 200, 2000
+PROGRAMS, AT_ONCE = 2000, 200
 # What front ends really write: each has to be in the programs, often enough to mean something.
 FEATURES = """ALiBi|NaN guard|band|band and padding|bf16|bias|boolean mask|chained attention
 constant mask|dim of one|f16|f32|grouped heads|guard for masked rows|packed QKV|part of the result
@@ -33,28 +32,34 @@ def expect_nothing_found(tally: Tally, cases: int) -> None:
     assert tally.sites > cases // 2
 
 
-def test_compiled_programs(capsys: pytest.CaptureFixture) -> None:
-    tally = run_jobs(jobs(0, COMPILED))
+@pytest.fixture(scope="module")
+def covered() -> Tally:
+    """What all tests of this file have run together."""
+    return Tally()
+
+
+@pytest.mark.parametrize("first", range(0, PROGRAMS, AT_ONCE))
+def test_programs(first: int, covered: Tally, capsys: pytest.CaptureFixture) -> None:
+    todo = [job for job in jobs(0, PROGRAMS) if first <= job[0] < first + AT_ONCE]
+    tally = run_jobs(todo)
+    covered.add(tally.as_json())
     with capsys.disabled():
-        print(f"\nseeds 0 to {COMPILED - 1}: {summary(tally)}")
-    expect_nothing_found(tally, COMPILED)
-    assert tally.substituted > COMPILED // 2
-    absent = {name: tally.features[name] for name in FEATURES if not tally.features[name][1]}
-    assert not absent, absent
+        print(f"\nseeds {first} to {first + AT_ONCE - 1}: {counts(tally)}")
+    expect_nothing_found(tally, AT_ONCE)
+    assert tally.substituted > AT_ONCE // 2
     # What stock IREE cannot do itself is counted, and has to stay an exception.
-    assert len(tally.stock_failed) + len(tally.stock_wrong) < COMPILED // 50, (
+    assert len(tally.stock_failed) + len(tally.stock_wrong) < AT_ONCE // 50, (
         tally.stock_failed, tally.stock_wrong,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("first", range(COMPILED, RAISED, 200))
-def test_raised_programs(first: int) -> None:
-    """What sites mean, evaluated in NumPy; without the compiler."""
-    tally = Tally()
-    for start, count, dynamic in jobs(0, RAISED):
-        if first <= start < first + 200:
-            tally.add(run(start, count, dynamic).as_json())
-    expect_nothing_found(tally, 200)
+def test_every_feature_is_substituted(covered: Tally, capsys: pytest.CaptureFixture) -> None:
+    if covered.cases < PROGRAMS:
+        pytest.skip(f"only {covered.cases} of {PROGRAMS} programs were run")
+    with capsys.disabled():
+        print(f"\n{summary(covered)}")
+    absent = {name: covered.features[name] for name in FEATURES if not covered.features[name][1]}
+    assert not absent, absent
 
 
 def test_a_wrong_site_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """One batch of random programs in a process of its own: raised, compiled both ways, run, compared.
 
-``python -m fuzzing.worker FIRST COUNT [dynamic]`` prints one line of JSON. The process may crash
+``python -m fuzzing.worker FIRST COUNT KIND`` prints one line of JSON. The process may crash
 (that is what it is for); ``batches`` then tries its programs one by one.
 """
 
@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import sys
 
-from fuzzing.compiled import difference, is_miscomputed, module_of, with_flag, without_flag
+from fuzzing.compiled import QUICK, USUAL, both_ways, difference, is_miscomputed, module_of
 from fuzzing.runner import Tally, check
 
 
-def run_batch(first: int, count: int, dynamic: bool) -> Tally:
+def run_batch(first: int, count: int, kind: str = "") -> Tally:
+    """``kind``: "dynamic" hides sizes, "usual" compiles with a user's own flags, else ""."""
     tally = Tally()
-    kind = " dynamic" if dynamic else ""
+    dynamic = kind == "dynamic"
     seeds = range(first, first + count)
-    cases = {f"seed {seed}{kind}": check(seed, tally, dynamic) for seed in seeds}
-    ours, stock = with_flag(list(cases.values())), without_flag(list(cases.values()))
+    cases = {f"seed {seed} {kind}".strip(): check(seed, tally, dynamic) for seed in seeds}
+    flags = USUAL if kind == "usual" else QUICK
+    ours, stock = both_ways(list(cases.values()), tally.raised_of, flags)
     for seed, case in cases.items():
         name, text = case.net.name, module_of([case])
         served = ours.matched.get(name, 0)
         tally.substituted += served
-        if case.plain:
+        fails = name in ours.errors
+        if case.plain and not fails:
             wanted = tally.raised_of[name]
             for feature in case.features:
                 tally.features[feature][1] += min(served, wanted)
@@ -48,5 +51,5 @@ def run_batch(first: int, count: int, dynamic: bool) -> Tally:
 
 
 if __name__ == "__main__":
-    done = run_batch(int(sys.argv[1]), int(sys.argv[2]), "dynamic" in sys.argv[3:])
+    done = run_batch(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
     print(json.dumps(done.as_json()))

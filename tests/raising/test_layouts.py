@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fuzzing.net import Net, Val
+from iree_flashattn.site import AttentionSite
 
 from .conftest import HEADS, KEYS, ROWS, Attention
 
@@ -177,3 +178,18 @@ def test_repeated_heads_cast_afterwards(attention: Attention) -> None:
     site = attention.site(attention.values(attention.softmax(attention.scores(k=k))))
     assert (site.kv_heads.static, site.q_len.static) == (kv, group)
     assert (site.k.value.shape, site.v.value.shape) == ((kv, KEYS, 8), (kv, KEYS, 4))
+
+
+def test_a_result_that_is_the_next_query_is_read_where_the_first_dispatch_wrote_it(
+    attention: Attention,
+) -> None:
+    """Where it lay before it was transposed only stock code would still compute it."""
+    net = attention.net
+    first = attention.values(attention.softmax(attention.scores()))
+    first = net.transpose(net.transpose(first, [1, 0, 2]), [1, 0, 2])
+    k = net.input((HEADS, KEYS, 4))
+    o = attention.values(attention.softmax(attention.scores(first, k)))
+    one, two = attention.raised(o)
+    assert isinstance(one, AttentionSite)
+    assert isinstance(two, AttentionSite)
+    assert two.q.value == one.out.value

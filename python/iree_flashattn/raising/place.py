@@ -81,6 +81,12 @@ def _read_by(site: AttentionSite) -> list[ir.Value]:
     return found
 
 
+def tensors_of(site: AttentionSite) -> list[ir.Value]:
+    """The tensors that the dispatch reads, and what those are made of that have to be built."""
+    views = (getattr(site, name) for name in _VIEWS)
+    return [value for view in views if view is not None for value in _of_view(view)]
+
+
 def _of_view(view: View) -> list[ir.Value]:
     if isinstance(view.value, Term):
         sizes = [value for n in view.value.shape for value in _of_size(Extent.of(n))]

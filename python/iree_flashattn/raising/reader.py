@@ -78,7 +78,7 @@ class Reader:
 
     def _up(self, load: Load) -> Node | None:
         op = self.producer(load.value)
-        if op is None:
+        if op is None or load.value in self.shared.outputs:
             return None
         name = op.name
         rule = STRUCTURAL.get(name)

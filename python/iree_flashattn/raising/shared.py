@@ -24,6 +24,9 @@ class Shared:
         self.sizes = Sizes(index)
         self.globals = index.globals
         self.parsed = Parsed()
+        # Results of the sites raised so far: read as they are. What they are made of goes away,
+        # and would have to stay for whoever read it there.
+        self.outputs: set[ir.Value] = set()
         self._linalg: dict[ir.Operation, LinalgOp | None] = {}
         self._programs: dict[ir.Operation, Program | None] = {}
         self._elements: dict[ir.Type, str] = {}

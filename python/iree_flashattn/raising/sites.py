@@ -39,8 +39,11 @@ def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
         tried.add(start)
         for value in candidate_products(start, shared, seen):
             outcome = raise_value(value, shared)
-            if outcome is not None:
-                results.append(outcome)
+            if outcome is None:
+                continue
+            if isinstance(outcome, AttentionSite):
+                shared.outputs.add(outcome.out.value)
+            results.append(outcome)
     return results
 
 
