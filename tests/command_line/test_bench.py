@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -57,6 +59,31 @@ def test_contenders_take_turns() -> None:
     assert order[:3] == ["short", "middle", "long"]
     assert order[3:9] == ["short", "middle"] * 3
     assert 0.02 < running.ratio(times, "short", "middle") < 0.5
+
+
+def workers_of_a_device(asked: int) -> int:
+    """Counted in a process of its own: devices of this one have workers, too. A worker names itself
+    when it starts to run, which may be later than the device is there."""
+    code = f"""
+import pathlib, time
+from iree_flashattn.bench import running
+running.use_workers({asked})
+device = running.configuration().device
+for attempt in range(100):
+    names = [f.read_text() for f in pathlib.Path("/proc/self/task").glob("*/comm")]
+    if (count := sum(name.startswith("iree-worker") for name in names)) >= {asked}:
+        break
+    time.sleep(0.1)
+print(count)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_devices_have_the_workers_that_were_asked_for() -> None:
+    assert workers_of_a_device(3) == 3
 
 
 def test_every_bar_can_be_measured_and_printed() -> None:
@@ -153,11 +180,28 @@ def test_bench(tmp_path: Path) -> None:
     assert found.error["kernel"] < 1e-5
     assert found.value("FMA peak") > 0
     assert first.machine.read_gbps > 0
+    assert first.machine.workers == 0
     # One worker, the read probe, split keys; beside what the file has already.
     out, _ = run("bench", "--only", "decode_one_head", "--update", *arguments)
     names = [r.problem for r in results.read(tmp_path / "problems.json").results]
     assert names == ["cross_77_f32", "decode_one_head_f32"]
     assert "times as fast as one worker" in out
+
+
+def test_bench_with_a_number_of_workers(tmp_path: Path) -> None:
+    arguments = ("--seconds", "0.1", "--no-stock", "--workers", "1", "--out", str(tmp_path))
+    out, _ = run("bench", "--only", "cross_77", *arguments)
+    assert ", 1 workers, FMA peak" in out
+    assert results.read(tmp_path / "problems.json").machine.workers == 1
+
+
+def test_a_file_from_before_workers_were_counted(tmp_path: Path) -> None:
+    saved(tmp_path)
+    file = tmp_path / "problems.json"
+    text = json.loads(file.read_text())
+    del text["machine"]["workers"]
+    file.write_text(json.dumps(text))
+    assert results.read(file).machine.workers == 0
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class Machine:
     features: str
     fma_gflops: float  # f32, all workers
     read_gbps: float  # 1e9 bytes a second, from memory, all workers
+    workers: int = 0  # threads that were asked for; 0: one a core
 
 
 @cache
@@ -87,6 +88,7 @@ def measure(seconds: float = 1.0) -> Machine:
         " ".join(sorted(f for f in target.features if f.startswith(("avx", "amx", "neon", "fma")))),
         fma.amount / min(times["fma"]) / 1e9,
         read.amount / min(times["read"]) / 1e9,
+        running.default_workers(),
     )
 
 

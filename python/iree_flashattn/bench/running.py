@@ -22,15 +22,34 @@ PAUSE_SECONDS = 0.004
 # warm up takes as long.
 LONG_SECONDS = 1.0
 
+_default_workers = 0  # 0: as many as IREE takes by itself
+
+
+def use_workers(count: int) -> None:
+    """Workers of devices made from here on without a number, and threads of PyTorch."""
+    global _default_workers
+    _default_workers = count
+    configuration.cache_clear()
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.set_num_threads(count)
+
+
+def default_workers() -> int:
+    return _default_workers
+
 
 @cache
 def configuration(workers: int = 0) -> Any:
-    """A local-task device with that many workers; 0: as many as IREE takes by itself."""
+    """A local-task device with that many workers; 0: the default."""
     import iree.runtime as rt
     from iree.runtime import _binding
 
     # The device has to go before the interpreter takes the runtime's modules apart.
     atexit.register(_release)
+    workers = workers or _default_workers
     if not workers:
         return rt.Config("local-task")
     # The flag is the process's; a driver reads it when it is made.

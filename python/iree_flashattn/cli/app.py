@@ -58,6 +58,9 @@ def bench(
         float, typer.Option(help="Measuring time for each problem; models: for each contender.")
     ] = 2.0,
     stock: Annotated[bool, typer.Option(help="Compare with stock IREE.")] = True,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Worker threads, PyTorch's too. 0: one a core.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder for JSON and plots.")] = Path("bench-results"),
     update: Annotated[
         bool, typer.Option("--update", help="Keep what the JSON file has besides.")
@@ -76,6 +79,6 @@ def bench(
     from . import bench as command
 
     if show is None:
-        command.run(models, only, quick, update, out, seconds, stock)
+        command.run(models, only, quick, update, out, seconds, stock, workers)
     else:
         command.show_saved(show, out, markdown)

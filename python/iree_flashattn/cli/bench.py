@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .. import __version__
-from ..bench import goals, machine, plots, results
+from ..bench import goals, machine, plots, results, running
 from ..bench.results import ModelResult, Result, Run
 from . import bench_tables as tables
 from . import console as consoles
@@ -23,10 +23,19 @@ Step = tuple[str, Callable[[], Iterable[Result | ModelResult]]]
 
 
 def run(
-    models: bool, only: str, quick: bool, update: bool, out: Path, seconds: float, stock: bool
+    models: bool,
+    only: str,
+    quick: bool,
+    update: bool,
+    out: Path,
+    seconds: float,
+    stock: bool,
+    workers: int,
 ) -> None:
     if seconds <= 0:
         raise RuntimeError(f"--seconds {seconds:g} has to be more than 0")
+    if workers:
+        running.use_workers(workers)
     steps = _model_steps(only, quick, seconds) if models else _steps(only, quick, seconds, stock)
     _make_folder(out)
     file = out / (MODELS if models else PROBLEMS)

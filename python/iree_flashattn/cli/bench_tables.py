@@ -24,7 +24,9 @@ MEASURES = {
 def of_machine(run: Run) -> str:
     machine, versions = run.machine, run.versions
     parts = [
-        f"{machine.cpu}: FMA peak {machine.fma_gflops:.0f} GFLOP/s (f32)",
+        machine.cpu,
+        *([f"{machine.workers} workers"] if machine.workers else []),
+        f"FMA peak {machine.fma_gflops:.0f} GFLOP/s (f32)",
         f"read bandwidth {machine.read_gbps:.1f} GB/s",
         f"IREE {versions['iree']}",
         f"torch {versions['torch']}" if versions["torch"] else "no torch",
