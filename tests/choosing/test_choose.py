@@ -131,6 +131,8 @@ GOLDEN = [
     ("avx512", {"q_len": 1, "kv_len": "n", "heads": 2}, "fa_partial_f32_avx512", 8),
     ("avx512", {"q_len": 1, "kv_len": 4096, "heads": 32}, "fa_forward_f32_avx512", 1),
     ("avx512", {"q_len": 1, "kv_len": 300}, "fa_forward_f32_avx512", 1),
+    ("avx512", {"q_len": 1, "kv_len": 4096, "heads": 1, "weights": WEIGHTS},
+     "fa_forward_f32_avx512", 1),
     ("avx2", {"q_len": 1, "kv_len": 4096, "dtype": "bf16"},
      "fa_partial_bf16_avx512_small fa_partial_bf16_avx2", 2),
     # CUDA: the Hopper kernel where the device is one, else one for every GPU of the target

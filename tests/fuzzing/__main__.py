@@ -8,8 +8,8 @@ interruption and after ``--seconds``, too.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
-import sys
 import time
 
 from fuzzing.batches import Job, cores, counts, jobs, problems, run_jobs, summary
@@ -47,4 +47,5 @@ except KeyboardInterrupt:
     print("interrupted")
 print(problems(covered), end="\n" * bool(problems(covered)))
 print(summary(covered), flush=True)
-sys.exit(bool(problems(covered)) or covered.cases < chosen.count)
+# (a batch that still runs is not waited for)
+os._exit(bool(problems(covered)) or covered.cases < chosen.count)

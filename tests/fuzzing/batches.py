@@ -43,7 +43,7 @@ def run_jobs(
 ) -> Tally:
     """All batches, ``workers`` at a time (each keeps one core busy); none starts after ``seconds``.
 
-    ``progress`` hears of each batch as it ends.
+    ``progress`` hears of each batch as it ends. An interruption does not wait for those that run.
     """
     total, start = Tally(), time.monotonic()
 
@@ -51,19 +51,18 @@ def run_jobs(
         late = seconds is not None and time.monotonic() - start > seconds
         return None if late else _run(job)
 
-    with ThreadPoolExecutor(workers or cores()) as pool:
-        running = {pool.submit(in_time, job): job for job in todo}
-        try:
-            for done in as_completed(running):
-                found = done.result()
-                if found is None:
-                    continue
-                total.add(found.as_json())
-                if progress is not None:
-                    progress(running[done], found)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(workers or cores())
+    running = {pool.submit(in_time, job): job for job in todo}
+    try:
+        for done in as_completed(running):
+            found = done.result()
+            if found is None:
+                continue
+            total.add(found.as_json())
+            if progress is not None:
+                progress(running[done], found)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return total
 
 

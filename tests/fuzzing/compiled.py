@@ -191,7 +191,7 @@ def relative_error(value: np.ndarray, wanted: np.ndarray) -> float:
     if not both.any():
         return 0.0
     scale = max(1.0, float(np.abs(wanted[both]).max()))
-    return float(np.abs(value - wanted)[both].max()) / scale
+    return float(np.abs(value[both] - wanted[both]).max()) / scale
 
 
 def is_miscomputed(case: Case, stock: Arrays) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from iree.compiler import ir
 
+from fuzzing.cases import Case
 from fuzzing.evaluate import values_of
 from fuzzing.net import Net, Val
 from fuzzing.runner import compare
@@ -16,6 +19,11 @@ from iree_flashattn.refusal import Refusal
 from iree_flashattn.site import AttentionSite
 
 HEADS, ROWS, KEYS, DK, DV = 6, 5, 7, 8, 4
+
+
+# (test, program) of each program that the tests of this folder have raised: test_that_they_run
+# compiles them all as one module.
+RAISED: list[tuple[str, Case]] = []
 
 
 class Attention:
@@ -72,6 +80,13 @@ class Attention:
             for site in found:
                 if isinstance(site, AttentionSite):
                     assert compare(site, known) == ""
+        served = sum(isinstance(site, AttentionSite) for site in found)
+        if served:
+            net = copy.copy(self.net)
+            net.name = f"case{len(RAISED)}"
+            element = next((x.dtype for x in net.inputs if x.dtype in ("f16", "bf16")), "f32")
+            case = Case(net, results[0], list(results), True, sites=served, element=element)
+            RAISED.append((os.environ["PYTEST_CURRENT_TEST"].partition(" ")[0], case))
         return found
 
     def site(self, *results: Val) -> AttentionSite:

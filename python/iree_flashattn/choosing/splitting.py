@@ -27,8 +27,12 @@ MAX_SPLITS = 64
 
 
 def splits_for(site: AttentionSite, row: Kernel) -> int:
-    """Number of key ranges for the ``partial`` row; 1 where the site has tasks enough."""
-    if site.q_len.static is None:
+    """Number of key ranges for the ``partial`` row; 1 where the site has tasks enough.
+
+    Whoever wants the weights gets no ranges: each knows only its own maximum and sum, and the
+    kernel that merges them has no scores.
+    """
+    if site.q_len.static is None or site.weights is not None:
         return 1
     return key_ranges(
         row,
