@@ -35,9 +35,11 @@ CHECK: key("vulkan.feature" :: "storage_buffer_8bit_access")
 CHECK: key("vulkan.device" :: "subgroup_size")
 CHECK: hal.executable.export public @fa_forward_f32_lane8_d64 ordinal(0)
 CHECK: hal.executable.variant public @vulkan_spirv_fb_1 target
+CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_lane4_d64.spv"}>])
+CHECK: hal.executable.variant public @vulkan_spirv_fb_2 target
 CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_tile_d64.spv"}>])
 CHECK: hal.executable.condition
-CHECK: hal.executable.variant public @vulkan_spirv_fb_2 target
+CHECK: hal.executable.variant public @vulkan_spirv_fb_3 target
 CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_packed_d256.spv"}>])
 CHECK-NOT: hal.executable.condition
 CHECK: hal.executable.export public @fa_forward_f32_packed_d256 ordinal(0)

@@ -11,6 +11,7 @@ import struct
 import pytest
 from iree.compiler import ir
 
+from iree_flashattn import catalog
 from iree_flashattn.abi import FLAG, WORD, WORD_COUNT
 from iree_flashattn.choosing import Options
 from iree_flashattn.extent import Extent
@@ -241,14 +242,13 @@ CHECK: util.return %[[O]]#0, %[[O]]#1
     )
 
 
-def test_lse_that_no_kernel_writes(bench) -> None:
+def test_lse_that_no_kernel_writes(bench, monkeypatch) -> None:
     """The site is served without it, and the trail says why."""
-    text = str(bench.attention(lse="8x128xf32", features=""))
-    text = text.replace(
-        '"llvm-cpu", "embedded-elf-x86_64", {cpu_features = ""}',
-        '"vulkan-spirv", "vulkan-spirv-fb", {}',
-    ).replace('"local"', '"vulkan"')
-    module = bench.parse(text)
+    rows = [
+        dataclasses.replace(row, features=row.features - {"lse"}) for row in catalog.kernels("cpu")
+    ]
+    monkeypatch.setattr(catalog, "kernels", lambda backend: rows)
+    module = bench.attention(lse="8x128xf32")
     report = bench.substitute(module, with_lse(module))
     (site,) = report.sites
     assert site.matched

@@ -31,22 +31,56 @@ class Attention(torch.nn.Module):
         return sdpa(q, k, v, **self.options)
 
 
-def exported(module: torch.nn.Module, *arguments: torch.Tensor) -> bytes:
+class Transposed(torch.nn.Module):
+    """K comes with its keys contiguous."""
+
+    def forward(self, q, k, v):
+        return sdpa(q, k.transpose(-1, -2), v)
+
+
+class SelfAttention(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(64, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)
+
+
+class LogSumExp(torch.nn.Module):
+    def forward(self, q, k, v):
+        scores = q @ k.transpose(-1, -2) * 0.25
+        highest = scores.amax(-1, keepdim=True)
+        e = torch.exp(scores - highest)
+        total = e.sum(-1, keepdim=True)
+        return (e @ v) / total, (highest + torch.log(total)).squeeze(-1)
+
+
+def exported(module: torch.nn.Module, *arguments: torch.Tensor, dynamic_shapes=None) -> bytes:
     from iree.turbine import aot
 
-    return str(aot.export(module, *arguments).mlir_module).encode()
+    made = aot.export(module, args=arguments, dynamic_shapes=dynamic_shapes)
+    return str(made.mlir_module).encode()
 
 
 def run(vmfb: bytes, function: str, *arrays: np.ndarray) -> np.ndarray:
+    (result,) = run_all(vmfb, function, *arrays)
+    return result
+
+
+def run_all(vmfb: bytes, function: str, *arrays: np.ndarray) -> list[np.ndarray]:
     import iree.runtime as rt
 
     config = spirv_device.config()
     context = rt.SystemContext(config=config)
     context.add_vm_module(rt.VmModule.copy_buffer(context.instance, vmfb))
     (name,) = [n for n in context.modules if n != "hal"]
-    result = context.modules[name][function](*arrays)
-    view = result._buffer_view
-    return spirv_device.download(view, result.dtype).reshape(view.shape)
+    results = context.modules[name][function](*arrays)
+    found = []
+    for result in results if isinstance(results, tuple | list) else [results]:
+        view = result._buffer_view
+        found.append(spirv_device.download(view, result.dtype).reshape(view.shape))
+    return found
 
 
 @needs_device
@@ -110,10 +144,25 @@ def test_dynamic_sizes():
 
 
 @needs_device
-def test_long_keys_are_right_or_refused():
-    """Mesa's lavapipe ends long loops without a word: devices like it get no kernel with them."""
+@pytest.mark.parametrize("k_transposed", [False, True])
+def test_long_keys_of_any_layout(k_transposed):
+    """Mesa's lavapipe ends long loops without a word; these fit."""
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, 1, rows, 256) for rows in (16, 3100, 3100))
+    q, k, v = (torch.randn(1, 1, rows, 200) for rows in (16, 4100, 4100))
+    module = Transposed() if k_transposed else Attention()
+    given = (q, k.transpose(-1, -2).contiguous() if k_transposed else k, v)
+    done = compile_module(exported(module, *given), flags=FLAGS)
+    assert [site["matched"] for site in done.sites] == [True], done.sites
+    exact = sdpa(q.double(), k.double(), v.double()).numpy()
+    got = run(done.vmfb, "main", *(x.numpy() for x in given))
+    assert largest_error(got, exact) <= TINY["f32"]
+
+
+@needs_device
+def test_keys_too_many_for_a_device_are_refused():
+    """Of lavapipe's loops; elsewhere the result is right."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, rows, 8) for rows in (16, 60_000, 60_000))
     done = compile_module(exported(Attention(), q, k, v), flags=FLAGS)
     assert [site["matched"] for site in done.sites] == [True], done.sites
     arrays = q.numpy(), k.numpy(), v.numpy()
@@ -123,6 +172,36 @@ def test_long_keys_are_right_or_refused():
     else:
         exact = sdpa(q.double(), k.double(), v.double()).numpy()
         assert largest_error(run(done.vmfb, "main", *arrays), exact) <= TINY["f32"]
+
+
+@needs_device
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_multihead_attention_returns_its_weights(dynamic):
+    """torch.nn.MultiheadAttention as it is called by default, which stock IREE cannot compile."""
+    torch.manual_seed(0)
+    module = SelfAttention().eval()
+    x = torch.randn(2, 37, 64)
+    sizes = {"x": {1: torch.export.Dim("length", min=2, max=512)}} if dynamic else None
+    done = compile_module(exported(module, x, dynamic_shapes=sizes), flags=FLAGS)
+    assert [(site["matched"], site["weights"]) for site in done.sites] == [(True, True)], done.sites
+    out, weights = run_all(done.vmfb, "main", x.numpy())
+    with torch.no_grad():
+        exact = [y.numpy() for y in module.double()(x.double())]
+    assert largest_error(out, exact[0]) <= TINY["f32"]
+    assert largest_error(weights, exact[1]) <= TINY["f32"]
+
+
+@needs_device
+@pytest.mark.parametrize("rows", [37, 1], ids=["prefill", "decode"])
+def test_log_sum_exp(rows):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 16) for n in (rows, 1000, 1000))
+    done = compile_module(exported(LogSumExp(), q, k, v), flags=FLAGS)
+    assert [(site["matched"], site["lse"]) for site in done.sites] == [(True, True)], done.sites
+    got = run_all(done.vmfb, "main", q.numpy(), k.numpy(), v.numpy())
+    exact = LogSumExp()(q.double(), k.double(), v.double())
+    for ours, wanted in zip(got, exact, strict=True):
+        assert largest_error(ours, wanted.numpy()) <= TINY["f32"] * 4
 
 
 def test_stock_compiles_no_attention(attention_mlir):

@@ -19,7 +19,6 @@ from .demands import operands
 
 if TYPE_CHECKING:
     from ..catalog import Kernel
-    from ..extent import Extent
     from ..site import AttentionSite, View
     from ..target import Target
 
@@ -66,7 +65,10 @@ def refuses(row: Kernel, site: AttentionSite) -> str | None:
     limit, keys = row.extra.get("keys_on_few_lanes"), site.kv_len.static
     if _few_lanes(row) and limit is not None and keys is not None and keys > limit:
         return f"is for {limit} keys at most, the site has {keys}"
-    for name, (view, rows, columns) in operands(site).items():
+    views = operands(site)
+    if site.weights is not None:
+        views["P"] = (site.weights, site.q_len, site.kv_len)
+    for name, (view, rows, columns) in views.items():
         heads = site.kv_heads if name in ("K", "V") else site.heads
         last = view.offset
         for extent, stride in zip((site.batch, heads, rows, columns), view.strides, strict=True):
@@ -76,18 +78,14 @@ def refuses(row: Kernel, site: AttentionSite) -> str | None:
             return f"{name} takes over 4 GiB, the most that a storage buffer holds"
         if row.extra.get("whole_words") and not _whole_words(view):
             return f"the bytes of {name} may not be a multiple of 4"
-        if row.extra.get("aligned") and name in ("Q", "K", "V"):
-            steps = (view.offset, *view.strides[:3])
-            if view.strides[3] != 1 or not all(_multiple(step, 8) for step in steps):
-                return f"{name} does not lie in whole 16-byte units"
     return None
 
 
 def narrowed(row: Kernel, site: AttentionSite) -> Kernel:
     """The row with what the site adds to its conditions on the device."""
     limit, keys = row.extra.get("keys_on_few_lanes"), site.kv_len.static
-    if limit is None or _few_lanes(row) or (keys is not None and keys <= limit):
-        return row
+    if limit is None or _few_lanes(row) or keys is None or keys <= limit:
+        return row  # of keys that are known at run time, the kernel makes NaN where it has to
     return replace(row, target={**row.target, "subgroup": list(_MANY_LANES)})
 
 
@@ -105,10 +103,6 @@ def _whole_words(view: View) -> bool:
     axes = range(kind.rank)
     static = (kind.get_dim_size(axis) for axis in axes if not kind.is_dynamic_dim(axis))
     return prod(static, start=_BYTES[view.dtype]) % 4 == 0
-
-
-def _multiple(extent: Extent, divisor: int) -> bool:
-    return all(coefficient % divisor == 0 for coefficient in extent.terms.values())
 
 
 def device_checks(row: Kernel, target: Target) -> list[Check]:

@@ -38,14 +38,17 @@ def check(site: AttentionSite, build: Builder, in_storage_buffers: bool = False)
         if a != b:
             message = "iree-flashattn: sizes that the attention needs to be equal are not"
             _require(build, build.extent(a), build.extent(b), message, predicate=0)  # eq
-    for name, view, sizes in _views(site):
+    views = _views(site)
+    if in_storage_buffers and site.weights is not None:
+        views.append(("P", site.weights, (site.batch, site.heads, site.q_len, site.kv_len)))
+    for name, view, sizes in views:
         reach, have = _reach(view, sizes), _static_elements(view.value)
         if have is not None:
             if reach.static is not None:
                 continue
             limit = build.index(have)
         else:
-            limit = _elements(view.value, name == "O", build)
+            limit = _elements(view.value, name in ("O", "P"), build)
             width = WIDTH.get(view.dtype, 8) // 8 if in_storage_buffers else 1
             _require(build, limit, build.index(_MAX // width), _too_large(name, width))
         if any(extent.static == 0 for extent in sizes):

@@ -14,14 +14,18 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from iree_flashattn import operands, resources
+from iree_flashattn import resources
 from iree_flashattn.abi import WORD, WORD_COUNT
 from iree_flashattn.catalog import Kernel, kernels
 from iree_flashattn.operands import Operands
 
 TARGET = '#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {}>'
 INPUTS = {"forward": 7, "partial": 6, "combine": 4}
-OUTPUTS = {"forward": 1, "partial": 2, "combine": 1}
+IN_PLACE = ("forward", "combine")  # roles whose last input, the LSE, is written
+
+
+def outputs_of(kernel: Kernel) -> int:
+    return 2 if kernel.role == "partial" or "weights" in kernel.features else 1
 
 
 @cache
@@ -121,13 +125,14 @@ def why_not(kernel: Kernel) -> str:
 @cache
 def _module(name: str) -> Program:
     (kernel,) = (k for k in kernels("spirv") if k.name == name)
-    inputs, outputs = INPUTS[kernel.role], OUTPUTS[kernel.role]
+    inputs, outputs = INPUTS[kernel.role], outputs_of(kernel)
+    in_place = kernel.role in IN_PLACE
     path = resources.kernel_file("spirv", f"{name}.spv")
-    read = ["#hal.pipeline.binding<storage_buffer, ReadOnly>"] * inputs
-    write = ["#hal.pipeline.binding<storage_buffer>"] * outputs
+    read = ["#hal.pipeline.binding<storage_buffer, ReadOnly>"] * (inputs - in_place)
+    write = ["#hal.pipeline.binding<storage_buffer>"] * (outputs + in_place)
     bindings = ", ".join(read + write)
     layout = f"#hal.pipeline.layout<constants = {WORD_COUNT}, bindings = [{bindings}]>"
-    returned = ", ".join(["!hal.buffer_view"] * outputs)
+    returned = ", ".join(["!hal.buffer_view"] * (outputs + in_place))
     numbers = [f"%word{i}" for i in range(WORD_COUNT)]
     sizes = [f"%size{i}" for i in range(outputs)]
     views = [f"%view{i}" for i in range(inputs)]
@@ -137,10 +142,14 @@ def _module(name: str) -> Program:
         for i in range(inputs)
     )
     types = ["i32"] * WORD_COUNT + [f"tensor<?xi8>{{%dim{i}}}" for i in range(inputs)]
-    results = [f"%out{i}" for i in range(outputs)]
+    made = [f"tensor<?xi8>{{{size}}}" for size in sizes]
+    last = inputs - 1
+    tied = [f"%in{last}{{%dim{last}}}"] if in_place else []
+    kinds = made + [f"tensor<?xi8>{{%dim{last}}}"] * in_place
+    results = [f"%out{i}" for i in range(len(kinds))]
     exports = "".join(
-        f"  %back{i} = hal.tensor.export %out{i} : tensor<?xi8>{{%size{i}}} -> !hal.buffer_view\n"
-        for i in range(outputs)
+        f"  %back{i} = hal.tensor.export %out{i} : {kind} -> !hal.buffer_view\n"
+        for i, kind in enumerate(kinds)
     )
     return Program(
         compile_text(f"""
@@ -160,9 +169,9 @@ util.func public @main({", ".join(f"{n}: i32" for n in numbers)}, %x: index, %y:
 {imports}
   {", ".join(results)} = flow.dispatch @kernel::@spirv::@{name}[%x, %y, %z](
       {", ".join(numbers + [f"%in{i}" for i in range(inputs)])}) : ({", ".join(types)})
-      -> ({", ".join(f"tensor<?xi8>{{{n}}}" for n in sizes)})
+      -> ({", ".join(made + tied)})
 {exports}
-  util.return {", ".join(f"%back{i}" for i in range(outputs))} : {returned}
+  util.return {", ".join(f"%back{i}" for i in range(len(kinds)))} : {returned}
 }}""")
     )
 
@@ -227,22 +236,36 @@ def _shape(kernel: Kernel, made: Operands, splits: int) -> Shape:
 
 
 def run(kernel: Kernel, made: Operands, splits: int = 3) -> None:
-    """Fills ``made.o``: by a forward row, or a partial row over ``splits`` ranges and its merge."""
+    """Fills O, and P and the LSE where the problem has them: by a forward row, or by a partial row
+    over ``splits`` ranges and its merge."""
     p = made.problem
-    if p.q_len == 0:  # a dispatch without workgroups; its result is empty
+    if p.q_len == 0:  # a dispatch without workgroups; its results are empty
         return
-    given = [made.q.buffer, made.k.buffer, made.v.buffer, made.mask, made.bias, made.sinks, None]
+    given = [
+        made.q.buffer,
+        made.k.buffer,
+        made.v.buffer,
+        made.mask,
+        made.bias,
+        made.sinks,
+        made.lse,
+    ]
     buffers = [upload(x) for x in given]
-    out_bytes = made.o.buffer.nbytes
+    results = [made.o.buffer] + ([] if made.weights is None else [made.weights])
+    sizes = [x.nbytes or 4 for x in results]
     if kernel.role == "forward":
         shape = _shape(kernel, made, 1)
-        (out,) = _module(kernel.name).call(shape.numbers([out_bytes]), buffers)
+        found = _module(kernel.name).call(shape.numbers(sizes), buffers)
     else:
         lines = splits * p.batch * p.heads * p.q_len
         shape = _shape(kernel, made, splits)
         numbers = shape.numbers([lines * p.dv * 4, lines * 8])
         parts = _module(kernel.name).call(numbers, buffers[:6])
         (merge,) = (k for k in kernels("spirv") if k.name == kernel.combine)
-        numbers = _shape(merge, made, splits).numbers([out_bytes])
-        (out,) = _module(merge.name).call(numbers, [*parts, *buffers[5:]])
-    made.o.buffer[...] = download(out, operands.STORAGE[p.element])
+        numbers = _shape(merge, made, splits).numbers(sizes)
+        found = _module(merge.name).call(numbers, [*parts, *buffers[5:]])
+    if made.lse is not None:
+        made.lse[...] = download(found[-1], np.float32).reshape(made.lse.shape)
+    for array, view in zip(results, found, strict=False):
+        if array.size:
+            array[...] = download(view, array.dtype).reshape(array.shape)

@@ -23,6 +23,7 @@ NAMES = (
     "fa_forward_bf16_lane8_d64",
     "fa_forward_f16_packed_d256",
     "fa_partial_f16_team8_d64",
+    "fa_forward_f32_lane8_d64_weights",
     "fa_forward_f16_matrix_d64",
 )
 PROGRAM = """
@@ -31,7 +32,8 @@ sys.path.insert(0, {here!r})
 import spirv_device
 from iree_flashattn import catalog, operands, problems
 kernel = catalog.find({name!r})
-made = operands.make(problems.find("tiny_issue").with_element(kernel.element), 1)
+problem = "weights" if "weights" in kernel.features else "tiny_issue"
+made = operands.make(problems.find(problem).with_element(kernel.element), 1)
 spirv_device.run(kernel, made)
 print("ran", made.result().any())
 """
