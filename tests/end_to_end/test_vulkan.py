@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -208,6 +209,20 @@ def test_stock_compiles_no_attention(attention_mlir):
     """Why a declined site is an error on Vulkan, as the report says."""
     with pytest.raises(CompileError):
         compile_module(attention_mlir, flags=FLAGS, plugin=False)
+
+
+def test_the_report_of_a_declined_site_says_so(tmp_path):
+    q = torch.zeros(1, 2, 16, 300)
+    report = tmp_path / "report.json"
+    with pytest.raises(CompileError):
+        compile_module(
+            exported(Attention(), q, q, q),
+            flags=FLAGS,
+            options={"IREE_FLASHATTN_REPORT": str(report)},
+        )
+    (site,) = json.loads(report.read_text())["sites"]
+    assert "serves head dims up to 256, the site has 300 and 300" in site["reason"]
+    assert "the compilation will fail" in site["reason"]
 
 
 def test_a_generic_module_carries_kernels_for_any_device(attention_mlir):

@@ -28,6 +28,7 @@ MAX_GRID_X = 2**31 - 1  # in CUDA, the least of those that use x alone
 _NO_BACKEND = (
     "iree-flashattn has kernels for the targets llvm-cpu (embedded-elf), cuda and vulkan-spirv"
 )
+_NO_STOCK = "; stock IREE 3.13 compiles no attention op for Vulkan, so the compilation will fail"
 _UNBUILT = "this installation has no kernels for the target: it was built without their compiler"
 _TOOLS = {"cuda": " (nvcc: pip install nvidia-cuda-nvcc==13.0.* and build the package again)"}
 
@@ -43,6 +44,8 @@ def choose(
     options = options or Options()
 
     def refuse(rule: str, reason: str, subject: str = "") -> Refusal:
+        if target.backend == "spirv" and site.spelling in ("attention", "online_attention"):
+            reason += _NO_STOCK
         return Refusal(site.location, rule, reason, subject, site.spelling)
 
     if target.backend == "other" or (target.backend == "cpu" and not target.arch):
