@@ -22,7 +22,7 @@ from pathlib import Path
 
 from iree.compiler import ir
 
-from iree_flashattn import rewrite
+from iree_flashattn import bridge, rewrite
 from iree_flashattn.choosing import Options
 from iree_flashattn.compiling import LOCAL, compile_module
 from iree_flashattn.raising import raise_sites
@@ -210,7 +210,12 @@ def measure(source: bytes) -> tuple[int, int, dict[str, float]]:
         for call, stage in zip(original, ("choose", "emit"), strict=True)
     )
     try:
-        with ir.Context(), ir.Location.unknown(), tempfile.TemporaryDirectory() as folder:
+        with (
+            ir.Context(),
+            ir.Location.unknown(),
+            tempfile.TemporaryDirectory() as folder,
+            bridge.without_cycle_collection(),
+        ):
             with timed(seconds, "parse"):
                 parsed = ir.Module.parse(source)
             operations = count(parsed)

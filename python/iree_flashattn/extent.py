@@ -17,12 +17,15 @@ T = TypeVar("T")
 class Extent:
     """``sum(coefficient * product(symbols))``; immutable."""
 
-    __slots__ = ("terms",)
+    __slots__ = ("_hash", "terms")
 
     def __init__(self, terms: Mapping[tuple[Hashable, ...], int] | int = 0) -> None:
+        self._hash: int | None = None
+        self.terms: dict[tuple[Hashable, ...], int]
         if isinstance(terms, int):
-            terms = {(): terms}
-        self.terms: dict[tuple[Hashable, ...], int] = {k: v for k, v in terms.items() if v}
+            self.terms = {(): terms} if terms else {}
+        else:
+            self.terms = {k: v for k, v in terms.items() if v}
 
     @staticmethod
     def of(value: Extent | int) -> Extent:
@@ -35,11 +38,10 @@ class Extent:
     @property
     def static(self) -> int | None:
         """The value, or None where it is known only at run time."""
-        if not self.terms:
+        terms = self.terms
+        if not terms:
             return 0
-        if len(self.terms) == 1 and () in self.terms:
-            return self.terms[()]
-        return None
+        return terms.get(()) if len(terms) == 1 else None
 
     def __int__(self) -> int:
         value = self.static
@@ -65,10 +67,12 @@ class Extent:
         return Extent.of(other) - self
 
     def __mul__(self, other: Extent | int) -> Extent:
+        if isinstance(other, int):
+            return self if other == 1 else Extent({k: c * other for k, c in self.terms.items()})
         terms: dict[tuple[Hashable, ...], int] = {}
         for a, ca in self.terms.items():
-            for b, cb in Extent.of(other).terms.items():
-                key = tuple(sorted(a + b, key=hash))
+            for b, cb in other.terms.items():
+                key = tuple(sorted(a + b, key=hash)) if a and b else a + b
                 terms[key] = terms.get(key, 0) + ca * cb
         return Extent(terms)
 
@@ -109,12 +113,16 @@ class Extent:
         return sum(c * prod((value_of(s) for s in key), start=one) for key, c in self.terms.items())
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         if isinstance(other, int):
-            other = Extent(other)
+            return self.static == other
         return isinstance(other, Extent) and self.terms == other.terms
 
     def __hash__(self) -> int:
-        return hash(frozenset(self.terms.items()))
+        if self._hash is None:
+            self._hash = hash(frozenset(self.terms.items()))
+        return self._hash
 
     def __repr__(self) -> str:
         if self.static is not None:

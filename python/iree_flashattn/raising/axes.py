@@ -25,9 +25,11 @@ def size(value: Size) -> Size:
 
 
 def times(a: Size, b: Size) -> Size:
-    if isinstance(a, int) and isinstance(b, int):
-        return a * b
-    return size(Extent.of(a) * b)
+    if isinstance(a, int):
+        if isinstance(b, int):
+            return a * b
+        a, b = b, a
+    return size(a * b)
 
 
 def plus(a: Size, b: Size) -> Size:
@@ -122,10 +124,13 @@ class Space:
 
     def resolve(self, lin: Lin) -> Lin:
         """The form over atoms that are not split."""
-        while self._splits and any(a in self._splits for a, _ in lin.terms):
+        splits = self._splits
+        if not splits:
+            return lin
+        while not splits.keys().isdisjoint([a for a, _ in lin.terms]):
             result = Lin((), lin.const)
             for atom, c in lin.terms:
-                part = self._splits.get(atom) or Lin(((atom, 1),))
+                part = splits.get(atom) or Lin(((atom, 1),))
                 result = result.add(part, c)
             lin = result
         return lin

@@ -21,6 +21,7 @@ from .structure import Map
 
 def learn_sizes(shared: Shared) -> None:
     sizes = shared.sizes
+    heard: set = set()  # what layer after layer says again
     for op in shared.index.asserts:  # what torch-mlir asserts: it is compared already
         compare = shared.index.producer(op.operands[0])
         always = op.parent.name.endswith(".func")  # not in one branch alone
@@ -37,7 +38,7 @@ def learn_sizes(shared: Shared) -> None:
             continue
         found = _operands_and_maps(op, shared)
         if found is not None:
-            _learn_loops(shared, op, *found)
+            _learn_loops(shared, op, *found, heard)
     sizes.settle()
 
 
@@ -62,13 +63,22 @@ def _learn_expansion(shared: Shared, op: ir.Operation) -> None:
 
 
 def _learn_loops(
-    shared: Shared, op: ir.Operation, operands: list[ir.Value], maps: list[Map]
+    shared: Shared,
+    op: ir.Operation,
+    operands: list[ir.Value],
+    maps: list[Map],
+    heard: set[tuple],
 ) -> None:
+    shapes = tuple([shared.sizes.shape_if_tensor(value) for value in operands])
+    key = (tuple(map(id, maps)), shapes)  # (equal attributes have one parsed map)
+    if key in heard:
+        return
+    heard.add(key)
     lengths: dict[int, Size] = {}
-    for value, mapping in zip(operands, maps, strict=False):
-        if not isinstance(value.type, ir.RankedTensorType):
+    for shape, mapping in zip(shapes, maps, strict=False):
+        if shape is None:
             continue
-        for n, (terms, const) in zip(shared.sizes.shape(value), mapping, strict=True):
+        for n, (terms, const) in zip(shape, mapping, strict=True):
             if len(terms) != 1 or const != 0:
                 continue
             ((loop, c),) = terms.items()

@@ -208,6 +208,12 @@ class Sizes:
             self._shapes[value] = known
         return known
 
+    def shape_if_tensor(self, value: ir.Value) -> tuple[Size, ...] | None:
+        known = self._shapes.get(value)
+        if known is None and isinstance(value.type, ir.RankedTensorType):
+            known = self.shape(value)
+        return known
+
     def _dynamic(self, value: ir.Value, static: list[int]) -> list[Size]:
         op = self.index.producer(value)
         unknown: list[Size] = [
