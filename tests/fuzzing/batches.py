@@ -107,7 +107,8 @@ def counts(tally: Tally) -> str:
         f"{tally.cases} programs, {tally.plain} of them plain; {tally.sites} sites raised,"
         f" {tally.substituted} substituted; {len(tally.missed)} missed, {len(tally.wrong)} wrong,"
         f" {len(tally.crashed)} crashed; stock cannot compile or run {len(tally.stock_failed)} and"
-        f" miscomputes {len(tally.stock_wrong)}"
+        f" miscomputes {len(tally.stock_wrong)}; {tally.vanished} need more digits than their type"
+        " has"
     )
 
 

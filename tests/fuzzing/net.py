@@ -110,6 +110,9 @@ class Net(Writer):
             array = np.broadcast_to(compute(*arrays), shape).copy()
         if dtype in LARGEST:
             array = overflowing(array, dtype)
+            with np.errstate(all="ignore"):
+                lost = np.abs(rounded(array, dtype) - array)
+            self.lost = max(self.lost, float(np.nan_to_num(lost, posinf=0.0).max(initial=0.0)))
         empty = self._empty(shape, dtype)
         maps = _maps(rank, [dims for _, dims in operands] + [list(range(rank))])
         return self._generic(

@@ -27,6 +27,7 @@ class Tally:
     crashed: list[str] = field(default_factory=list)
     stock_failed: list[str] = field(default_factory=list)  # stock cannot compile or run these
     stock_wrong: list[str] = field(default_factory=list)  # and miscomputes these
+    vanished: int = 0  # programs whose scores float64 keeps and their own type loses
     # feature -> [attentions in plain programs that have it, those that are substituted]
     features: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     raised_of: Counter[str] = field(default_factory=Counter)  # program -> its sites

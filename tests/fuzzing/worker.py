@@ -12,6 +12,13 @@ import sys
 from fuzzing.compiled import QUICK, USUAL, both_ways, difference, is_miscomputed, module_of
 from fuzzing.runner import Tally, check
 
+# Seeds 29, 215, 257, 309, 370, 511, 100234 and 100269: a whole row has -1e9, say, added to its
+# scores. The compiler is right on every back end and at every level, and so is NumPy: f32 (f16 at
+# -1e4) has no digits left for the scores beside such a number, so that the weights become equal,
+# and float64 has. Values that rounding moves by more than this are taken for that. (Seed 1979, with
+# another row's maximum, is of the same kind: its exponentials are below what f16 resolves.)
+VANISHED = 0.1
+
 
 def run_batch(first: int, count: int, kind: str = "") -> Tally:
     """``kind``: "dynamic" hides sizes, "usual" compiles with a user's own flags, else ""."""
@@ -38,6 +45,8 @@ def run_batch(first: int, count: int, kind: str = "") -> Tally:
         miscomputed = usual is not None and is_miscomputed(case, usual)
         if usual is None:
             tally.stock_failed.append(f"{seed}: {stock.errors[name][:200]}")
+        elif miscomputed and case.net.lost > VANISHED:
+            tally.vanished += 1
         elif miscomputed:
             tally.stock_wrong.append(f"{seed} {case.notes}, {served} substituted")
         got = ours.results.get(name)

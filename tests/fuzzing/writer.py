@@ -58,6 +58,7 @@ class Writer:
         self.lines: list[str] = []
         self.inputs: list[Val] = []
         self.values: list[list[np.ndarray | None]] = []  # results of each op, in program order
+        self.lost = 0.0  # the most that one value would lose if it were rounded to its type
         # Multiples of these primes are run-time sizes: a size says what it is made of.
         self.unknown: tuple[int, ...] = ()
         self._known_at: dict[int, list[tuple[Val, int]]] = {}  # size -> tensors that have it
