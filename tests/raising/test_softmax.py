@@ -209,3 +209,20 @@ def test_guard_that_does_not_look_for_the_fill(attention: Attention) -> None:
     alive = net.reduce(finite, 2, "ori", False, False, index=False)
     guarded = net.select(alive, [0, 1], p, 0.0, True)
     assert "no row maximum" in attention.refusal(attention.values(guarded)).reason
+
+
+@pytest.mark.parametrize(("fill", "served"), [(-1e4, False), (-20.0, True)])
+def test_constant_mask_that_is_added_without_a_maximum(
+    attention: Attention, fill: float, served: bool
+) -> None:
+    """A row of -1e4 has no weight in the source: 0 / 0. The exponential of -20 is a number."""
+    net = attention.net
+    above = np.triu(np.full((ROWS, KEYS), fill, np.float32))
+    s = net.binary(attention.scores(), net.constant(above), [1, 2], "addf")
+    e = net.unary(s, "math.exp", np.exp)
+    p = net.binary(e, net.reduce(e, 2, "addf", False, 0.0, index=False), [0, 1], "divf")
+    out = attention.values(p)
+    if served:
+        assert attention.site(out).bias is not None
+    else:
+        assert "no row maximum" in attention.refusal(out).reason

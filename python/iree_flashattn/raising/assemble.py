@@ -115,8 +115,10 @@ def _attempt(reader: Reader, product: Product, out: Load, roles: Roles) -> Attem
                     " masked row would not be NaN"
                 )  # fmt: skip
     _sinks(reader, site, product.softmax.sinks, roles)
-    infinite = any(has_constant(reader, t, math.isinf) for t in (*score.bias, *score.after))
-    if product.softmax.loose_sink and (infinite or (site.fill == -math.inf and not _attends(site))):
+    if product.softmax.loose_sink and (
+        any(has_constant(reader, t, math.isinf) for t in (*score.bias, *score.after))
+        or (site.fill == -math.inf and not _attends(site))
+    ):
         raise Refuse(
             "softmax", "the row maximum is one without the sink: a fully masked row would not be"
             " NaN; take the maximum with the sink"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
+from .constants import Constants, NotConstant
 from .expr import Apply, Const, Load, Node
 from .folding import apply, negate, rounded
 from .indicators import as_select
@@ -82,13 +85,28 @@ def _holds_extremum(reader: Reader, node: Node, depth: int = 8) -> bool:
 def has_constant(
     reader: Reader, node: Node, wanted: Callable[[float], bool], depth: int = 12
 ) -> bool:
-    """Whether such a number is written anywhere in the expression."""
+    """Whether such a number is written anywhere in the expression, constant tensors included.
+
+    Of a tensor its largest and smallest finite numbers and infinities are asked about.
+    """
     head = reader.head(node)
     if isinstance(head, Const):
         return isinstance(head.value, float) and wanted(head.value)
+    if isinstance(head, Load):
+        try:
+            array = Constants(reader).of_value(head.value)
+        except NotConstant:
+            return False
+        return array.dtype.kind == "f" and any(wanted(float(n)) for n in _extremes(array))
     if isinstance(head, Apply) and depth:
         return any(has_constant(reader, a, wanted, depth - 1) for a in head.args)
     return False
+
+
+def _extremes(array: np.ndarray) -> list[float]:
+    finite = array[np.isfinite(array)]
+    ends = [finite.min(), finite.max()] if finite.size else []
+    return [*ends, *(n for n in (-math.inf, math.inf) if (array == n).any())]
 
 
 def _has_mask(reader: Reader, node: Node, depth: int = 4) -> bool:
