@@ -14,6 +14,7 @@ struct Block {
   int64_t groups;        // of rows that go through the products together
   int64_t kv_tile, o_step;
   bool v_in_place;  // V is f32 and dense enough to be read where it lies
+  bool q_in_place;  // so is Q, for few keys
   bool direct;  // few rows: K and V are read in place, and q holds rows of round_up(dk, W)
   float *q, *o, *sum, *max;  // Q as the products take it, [row][o_step], [row][W], [row]
   float *k, *v, *s;          // panels of one block of keys; scores of one group

@@ -50,13 +50,48 @@ inline __attribute__((noinline)) void tile(const float *a, const float *b, int64
     }
 }
 
-// S[M][keys] = scale * Q·Kᵀ for whole panels of keys. Q of a group is packed [depth][M].
+// S[M][keys] = scale * Q·Kᵀ. Q of a group is packed [depth][M]. The last panel is computed half where
+// its keys fill no more.
 template <int M>
-FA_INLINE void scores(const float *q, const float *k_panels, int64_t panels, int64_t depth,
+FA_INLINE void scores(const float *q, const float *k_panels, int64_t keys, int64_t depth,
                       float scale, float *s) {
-  for (int64_t p = 0; p < panels; ++p)
-    tile<M, kVectors, 1, M, Into::kWrite>(q, k_panels + p * depth * kPanel, kPanel, depth,
-                                          s + p * kPanel, kKvTile, &scale);
+  for (; keys > 0; keys -= kPanel, k_panels += depth * kPanel, s += kPanel)
+    if (keys > kPanel / 2)
+      tile<M, kVectors, 1, M, Into::kWrite>(q, k_panels, kPanel, depth, s, kKvTile, &scale);
+    else
+      tile<M, kVectors / 2, 1, M, Into::kWrite>(q, k_panels, kPanel, depth, s, kKvTile, &scale);
+}
+
+// S[M][kPanel] = scale * Q·Kᵀ with Q where it lies, its rows `step` apart: a pointer for every three
+// rows, from which the others are within reach of one address.
+template <int M>
+inline __attribute__((noinline)) void row_tile(const float *q, int64_t step, const float *k_panel,
+                                               int64_t depth, float scale, float *s) {
+  const float *rows[(M + 2) / 3];
+#pragma unroll
+  for (int i = 0; i < M; i += 3) rows[i / 3] = q + i * step;
+  Vec acc[M][kVectors];
+#pragma unroll
+  for (int i = 0; i < M; ++i)
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec{};
+#pragma unroll 1
+  for (int64_t k = 0; k < depth; ++k, k_panel += kPanel) {
+    Vec x[kVectors];
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) x[j] = load(k_panel + j * W);
+#pragma unroll
+    for (int i = 0; i < M; ++i) {
+      const Vec y = splat(rows[i / 3][i % 3 * step + k]);
+#pragma unroll
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(y, x[j], acc[i][j]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < M; ++i)
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j)
+      store(s + i * kKvTile + j * W, acc[i][j] * splat(scale));
 }
 
 // The same plus bias[row][key], from `add` on, whose pointers move along.
@@ -76,6 +111,34 @@ struct Values {
   int64_t row_step, panel_step;
 };
 
+typedef float HalfVec __attribute__((vector_size(W * 2)));
+typedef float HalfVecU __attribute__((vector_size(W * 2), aligned(4)));
+constexpr bool kHalves = W >= 8 && kPair == 1;
+
+// C[M][W/2] = factor[M] * C + A[M][depth] · B[depth][W/2]: the last columns where half a vector
+// holds them (head dims 40, 72). Processors that run wide vectors in two halves gain by it.
+template <int M>
+inline __attribute__((noinline)) void half_tile(const float *a, const float *b, int64_t b_step,
+                                                int64_t depth, float *c, int64_t c_step,
+                                                const float *factor) {
+  auto half = [](float x) { return x - HalfVec{}; };
+  HalfVec acc[M];
+#pragma unroll
+  for (int i = 0; i < M; ++i) acc[i] = HalfVec{};
+#pragma unroll 2
+  for (int64_t k = 0; k < depth; ++k) {
+    const HalfVec x = *reinterpret_cast<const HalfVecU *>(b + k * b_step);
+#pragma unroll
+    for (int i = 0; i < M; ++i)
+      acc[i] = __builtin_elementwise_fma(half(a[i * kKvTile + k]), x, acc[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < M; ++i) {
+    HalfVecU *at = reinterpret_cast<HalfVecU *>(c + i * c_step);
+    *at = __builtin_elementwise_fma(HalfVec(*at), half(factor[i]), acc[i]);
+  }
+}
+
 // The last columns, fewer than a panel: as many vectors as they need (O's rows hold whole vectors).
 template <int M, int N>
 FA_INLINE void value_tail(int64_t vectors, const float *p, const float *b, int64_t b_step,
@@ -89,14 +152,19 @@ FA_INLINE void value_tail(int64_t vectors, const float *p, const float *b, int64
   }
 }
 
-// O[M][o_step] = factor[M] * O + P·V for `keys` words of keys.
+// O[M][o_step] = factor[M] * O + P·V for `keys` words of keys, of V's `columns`. The last lanes of
+// O's last vector stay as they are where they are not needed: zero.
 template <int M>
-FA_INLINE void values(const float *p, Values v, int64_t keys, float *o, int64_t o_step,
-                      const float *factor) {
+FA_INLINE void values(const float *p, Values v, int64_t keys, int64_t columns, float *o,
+                      int64_t o_step, const float *factor) {
   int64_t column = 0;
   for (; column + kPanel <= o_step; column += kPanel, v.data += v.panel_step)
     tile<M, kVectors, kKvTile, 1, Into::kScaleAndAdd>(p, v.data, v.row_step, keys, o + column,
                                                       o_step, factor);
+  const int64_t left = columns - column;
+  if constexpr (kHalves)
+    if (left > 0 && left <= W / 2)
+      return half_tile<M>(p, v.data, v.row_step, keys, o + column, o_step, factor);
   value_tail<M, kVectors - 1>((o_step - column) / W, p, v.data, v.row_step, keys, o + column,
                               o_step, factor);
 }

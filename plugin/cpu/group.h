@@ -6,6 +6,9 @@
 
 namespace {
 
+// Keys up to which Q is read where it lies.
+constexpr int64_t kFewKeys = 128;
+
 FA_INLINE Group group_of(const Block &b, int64_t g) {
   int64_t each = b.count / b.groups, more = b.count % b.groups;
   return {g * each + (g < more ? g : more), each + (g < more)};
@@ -18,6 +21,10 @@ FA_INLINE Values values_from(const Problem &p, const Block &b, int64_t begin, in
     if (b.v_in_place) return {v + (begin + lo) * p.vs.row, p.vs.row, kPanel};
   }
   return {b.v + words(lo) * kPanel, kPanel, words(b.kv_tile) * kPanel};
+}
+
+FA_INLINE const float *q_row(const Problem &p, const Block &b, int64_t i) {
+  return reinterpret_cast<const float *>(q_of(p, b)) + (b.first + i) * p.qs.row;
 }
 
 // Scores of one group against keys [begin + lo, begin + hi) of the packed block (lo on a panel).
@@ -33,7 +40,13 @@ FA_INLINE void packed_scores(const Problem &p, const Block &b, Group g, int64_t 
       add[i] = static_cast<const float *>(masks_of(p, b, g.first + i).bias) + begin + lo;
     return biased_scores<M>(q, k, panels, depth, p.scale, b.s, add);
   }
-  scores<M>(q, k, panels, depth, p.scale, b.s);
+  if (kPair == 1 && b.q_in_place) {
+    q = q_row(p, b, g.first);
+    for (int64_t j = 0; j < panels; ++j)
+      row_tile<M>(q, p.qs.row, k + j * depth * kPanel, depth, p.scale, b.s + j * kPanel);
+  } else {
+    scores<M>(q, k, keys, depth, p.scale, b.s);
+  }
   if (!adjust) return;
   for (int i = 0; i < M; ++i) {
     adjust_row(p, masks_of(p, b, g.first + i), (b.first + g.first + i) / p.group, begin + lo, keys,
@@ -49,8 +62,8 @@ inline __attribute__((noinline)) void packed_step(const Problem &p, const Block 
   packed_scores<M>(p, b, g, begin, lo, hi, adjust);
   softmax_step<M>(b.s, hi - lo, b.max + g.first, b.sum + g.first * W, factor);
   narrow_weights<M>(b.s, hi - lo);
-  values<M>(b.s, values_from(p, b, begin, lo), words(hi - lo), b.o + g.first * b.o_step, b.o_step,
-            factor);
+  values<M>(b.s, values_from(p, b, begin, lo), words(hi - lo), p.dv, b.o + g.first * b.o_step,
+            b.o_step, factor);
 }
 
 // One group's part of the result, of keys [begin + lo, begin + hi).
@@ -94,7 +107,7 @@ FA_INLINE void pack_keys(const Problem &p, const Block &b, int64_t begin, int64_
 // The block's rows begin: Q packed, nothing seen. And end: what is left to do to their state.
 FA_INLINE void begin_rows(const Problem &p, const Block &b) {
   if (b.direct) load_direct_rows(p, b);
-  for (int64_t g = 0; !b.direct && g < b.groups; ++g) {
+  for (int64_t g = 0; !b.direct && !b.q_in_place && g < b.groups; ++g) {
     Group group = group_of(b, g);
     pack_q(p, q_of(p, b), b.first + group.first, group.count, b.q + group.first * words(p.dk));
   }
@@ -109,6 +122,9 @@ FA_INLINE void arrange(const Problem &p, Block &b) {
   b.v_in_place = sizeof(Element) == sizeof(float) && !p.has(FA_FLAG_V_TRANSPOSED) &&
                  p.dv % W == 0 && p.vs.row <= 256;
   b.direct = reads_in_place(p, b.count);
+  // Packing Q pays where many keys read it, or its rows, read side by side, would be pages apart.
+  b.q_in_place = sizeof(Element) == sizeof(float) && p.group == 1 && p.kv_len <= kFewKeys &&
+                 p.qs.row <= 256 && !p.has(FA_FLAG_Q_TRANSPOSED) && !p.only_adds_f32();
 }
 
 // Carves a block's buffers out of the scratch memory. Long key tiles and long row blocks both
