@@ -313,24 +313,39 @@ def test_options_of_an_empty_environment() -> None:
     assert Options.from_environment({"IREE_FLASHATTN_GATE": "off"}).gate is False
 
 
-TINY = {"batch": 12, "heads": 8, "q_len": 4, "kv_len": 4, "dk": 32}
+FUSED = {"batch": 12, "heads": 8, "q_len": 4, "kv_len": 4, "dk": 32, "spelling": "attention"}
+SPELLED = FUSED | {"spelling": "exp / sum"}
+# What is declined, for AVX2 and for AVX-512.
 GATED = [
-    (TINY, True),
-    (TINY | {"dk": 64}, False),  # 2048 multiplications a head
-    (TINY | {"batch": 4}, False),  # 32 heads
-    (TINY | {"band": Band(hi=Extent(0))}, False),  # stock expands masks, and gets some wrong
-    (TINY | {"q_len": "n"}, False),
-    (TINY | {"q_len": 1, "kv_len": 1, "dk": 136}, False),  # stock is wrong over 128
-    ({}, False),
+    (FUSED, True, True),
+    (FUSED | {"dk": 64}, False, False),  # 512 multiplications a row, 2048 a head
+    (FUSED | {"q_len": 1, "kv_len": 8}, False, True),
+    (FUSED | {"batch": 4}, True, False),  # 32 heads
+    (FUSED | {"batch": 1}, True, False),
+    (FUSED | {"batch": 1, "heads": 4, "kv_heads": 4}, False, False),
+    (SPELLED, True, True),
+    (SPELLED | {"q_len": 16, "kv_len": 16, "dk": 64}, True, True),
+    (SPELLED | {"q_len": 32, "kv_len": 32, "dk": 64}, False, True),
+    (SPELLED | {"q_len": 64, "kv_len": 64, "dk": 64}, False, False),
+    (SPELLED | {"q_len": 4, "kv_len": 64, "dk": 64}, False, False),
+    (SPELLED | {"q_len": 1, "kv_len": 8, "dk": 64}, True, True),
+    (SPELLED | {"q_len": 1, "kv_len": 32, "dk": 32}, False, False),
+    (SPELLED | {"batch": 4}, False, False),  # 32 heads
+    (FUSED | {"band": Band(hi=Extent(0))}, False, False),  # stock expands masks, some wrongly
+    (FUSED | {"q_len": "n"}, False, False),
+    (FUSED | {"q_len": 1, "kv_len": 1, "dk": 136}, False, False),  # stock is wrong over 128
+    ({}, False, False),
 ]
 
 
-@pytest.mark.parametrize(("changes", "declined"), GATED)
-def test_gate(changes: dict, declined: bool) -> None:
-    answer = choose(site(**changes), TARGETS["avx512"])
-    assert isinstance(answer, Refusal) == declined, answer
+@pytest.mark.parametrize("wide", [False, True], ids=["avx2", "avx512"])
+@pytest.mark.parametrize(("changes", "narrow_declined", "wide_declined"), GATED)
+def test_gate(changes: dict, narrow_declined: bool, wide_declined: bool, wide: bool) -> None:
+    target = TARGETS["avx512" if wide else "avx2"]
+    answer = choose(site(**changes), target)
+    assert isinstance(answer, Refusal) == (wide_declined if wide else narrow_declined), answer
     if isinstance(answer, Refusal):
         assert answer.rule == "choose.gate"
         assert "IREE_FLASHATTN_GATE=off" in answer.reason
-        assert "96 heads of 1024 multiplications" in answer.reason
-    assert isinstance(choose(site(**changes), TARGETS["avx512"], UNGATED), Choice)
+        assert " multiplications each are faster in stock code" in answer.reason
+    assert isinstance(choose(site(**changes), target, UNGATED), Choice)

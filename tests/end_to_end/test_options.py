@@ -105,12 +105,21 @@ def test_option_without_meaning() -> None:
         compile_module(modules.fused(PROBLEM), options={"IREE_FLASHATTN_STRICT": "yes"})
 
 
-def test_gate() -> None:
-    source = modules.fused(Problem("tiny", batch=10, heads=8, q_len=2, kv_len=2, dk=8))
+@pytest.mark.parametrize("spelling", [modules.fused, modules.decomposed])
+def test_gate(spelling: Callable[[Problem], str]) -> None:
+    source = spelling(Problem("tiny", batch=10, heads=8, q_len=2, kv_len=2, dk=8))
     (site,) = compile_module(source).sites
     assert (site["matched"], site["rule"]) == (False, "choose.gate")
     (site,) = compile_module(source, options=UNGATED).sites
     assert site["matched"]
+
+
+def test_gate_asks_for_the_form_that_a_declined_site_stays_in() -> None:
+    """Many tiny heads are faster spelled out, and slower as the fused op."""
+    problem = Problem("tiny", batch=12, heads=8, q_len=16, kv_len=16, dk=64)
+    (fused,) = compile_module(modules.fused(problem)).sites
+    (spelled,) = compile_module(modules.decomposed(problem)).sites
+    assert (fused["matched"], spelled["matched"]) == (True, False)
 
 
 def test_malformed_module_is_the_compilers_error() -> None:
