@@ -349,3 +349,24 @@ def test_gate(changes: dict, narrow_declined: bool, wide_declined: bool, wide: b
         assert "IREE_FLASHATTN_GATE=off" in answer.reason
         assert " multiplications each are faster in stock code" in answer.reason
     assert isinstance(choose(site(**changes), target, UNGATED), Choice)
+
+
+VULKAN = parse_target('#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {}>')
+
+
+@pytest.mark.parametrize(("length", "fits"), [(4096, True), (8192, False)])
+def test_weights_have_to_fit_a_vulkan_binding(length, fits):
+    strides = tuple(Extent(n) for n in (0, length * length, length, 1))
+    wanted = site(heads=32, q_len=length, kv_len=length, weights=View(None, "f32", strides))
+    found = choose(wanted, VULKAN)
+    if fits:
+        assert found.name == "fa_forward_f32_lane8_d64_weights"
+    else:
+        assert "P takes over 4 GiB" in found.reason
+
+
+def test_a_declined_attention_op_is_an_error_on_vulkan_alone():
+    wanted = site(dk=4096, spelling="attention")
+    assert "the compilation will fail" in choose(wanted, VULKAN).reason
+    assert "the compilation will fail" not in choose(wanted, TARGETS["avx512"]).reason
+    assert "the compilation will fail" not in choose(site(dk=4096), VULKAN).reason

@@ -29,6 +29,7 @@ _NO_BACKEND = (
     "iree-flashattn has kernels for the targets llvm-cpu (embedded-elf), cuda and vulkan-spirv"
 )
 _NO_STOCK = "; stock IREE 3.13 compiles no attention op for Vulkan, so the compilation will fail"
+_UNWANTED = "also writes the attention weights, which the site does not want"
 _UNBUILT = "this installation has no kernels for the target: it was built without their compiler"
 _TOOLS = {"cuda": " (nvcc: pip install nvidia-cuda-nvcc==13.0.* and build the package again)"}
 
@@ -143,7 +144,7 @@ def unserved(row: Kernel, site: AttentionSite, target: Target) -> str | None:
     if missing := missing_on_target(row, target):
         return f"needs {missing}, which the target lacks"
     if target.backend != "cpu" and "weights" in row.features and site.weights is None:
-        return "also writes the attention weights, which the site does not want"
+        return _UNWANTED
     if lacking := sorted(demands(site) - row.features):
         return f"lacks {', '.join(lacking)}"
     if limit := _head_dim_limit(row, int(site.dk), int(site.dv)):
@@ -203,10 +204,12 @@ def _closest(trail: list[str], rows: Sequence[Kernel], site: AttentionSite, targ
     element = element_of(site)
     near = [
         line
+        for role in ("partial", "forward")  # what a partial row lacks is the lesser obstacle
         for line in trail
         for row in rows
         if line.startswith(f"{row.name}:")
-        and row.element == element
+        and (row.role, row.element) == (role, element)
+        and not line.endswith(_UNWANTED)
         and not missing_on_target(row, target)
     ]
     if near:
