@@ -77,11 +77,9 @@ def configured(name: str, implementation: str) -> transformers.PreTrainedConfig:
     kind = getattr(transformers, name + "Config")
     usual = kind().to_dict()
     small = {key: n for n, keys in SMALL.items() for key in keys.split() if key in usual}
-    if (
-        "num_key_value_heads" in small
-        and usual["num_key_value_heads"] == usual["num_attention_heads"]
-    ):
-        small["num_key_value_heads"] = small["num_attention_heads"]
+    heads = "num_attention_heads" if "num_attention_heads" in usual else "n_head"
+    if "num_key_value_heads" in small and usual["num_key_value_heads"] == usual.get(heads):
+        small["num_key_value_heads"] = small[heads]
     if "image_size" in usual:
         small["image_size"] = 32
     ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
