@@ -8,6 +8,8 @@ namespace {
 
 // Keys up to which Q is read where it lies.
 constexpr int64_t kFewKeys = 128;
+// Groups up to which packing V costs more than it saves.
+constexpr int64_t kFewGroups = 8;
 
 FA_INLINE Group group_of(const Block &b, int64_t g) {
   int64_t each = b.count / b.groups, more = b.count % b.groups;
@@ -118,9 +120,11 @@ FA_INLINE void end_rows(const Problem &, const Block &) {}
 // How the rows [first, first + count) of a block are worked on.
 FA_INLINE void arrange(const Problem &p, Block &b) {
   b.groups = (b.count + kRows - 1) / kRows;
-  // Longer rows would make every key another page.
+  // Longer rows would make every key another page, and with panels of one cache line, as AVX2 has
+  // them, rows of 256 bytes fall onto too few of the cache's sets to stay for the next group.
+  const int64_t dense = W > 8 || b.groups < kFewGroups ? 256 : 32;
   b.v_in_place = sizeof(Element) == sizeof(float) && !p.has(FA_FLAG_V_TRANSPOSED) &&
-                 p.dv % W == 0 && p.vs.row <= 256;
+                 p.dv % W == 0 && p.vs.row <= dense;
   b.direct = reads_in_place(p, b.count);
   // Packing Q pays where many keys read it, or its rows, read side by side, would be pages apart.
   b.q_in_place = sizeof(Element) == sizeof(float) && p.group == 1 && p.kv_len <= kFewKeys &&
