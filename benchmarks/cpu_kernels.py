@@ -92,7 +92,7 @@ def kernel_call(problem: problems.Problem, made: operands.Operands, variant: str
         )
     )
     if splits > 1:
-        memory = [cpu_native.Scratch.of(partial.scratch_bytes) for _ in range(threads)]
+        memory = [cpu_native.Scratch.of(partial.working_bytes) for _ in range(threads)]
         return partial.name, lambda: cpu_native.run(
             partial, made, splits=splits, workers=threads, scratch=memory
         )
@@ -100,7 +100,7 @@ def kernel_call(problem: problems.Problem, made: operands.Operands, variant: str
     pointers = [x.buffer.ctypes.data for x in (made.q, made.k, made.v)]
     pointers += [0 if x is None else x.ctypes.data for x in (made.mask, made.bias, made.sinks)]
     pointers += [made.o.buffer.ctypes.data, 0, 0]
-    scratch = [cpu_native.Scratch.of(kernel.scratch_bytes) for _ in range(threads)]
+    scratch = [cpu_native.Scratch.of(kernel.working_bytes) for _ in range(threads)]
     sizes, lib = cpu_native.sizes_of(made), cpu_native.library()
     return name, lambda: cpu_native.dispatch(
         kernel, pointers, made.words, sizes, threads, scratch, lib

@@ -18,6 +18,8 @@ struct Block {
   bool direct;  // few rows: K and V are read in place, and q holds rows of round_up(dk, W)
   float *q, *o, *sum, *max;  // Q as the products take it, [row][o_step], [row][W], [row]
   float *k, *v, *s;          // panels of one block of keys; scores of one group
+  float *p;                  // with tiles: weights of a group
+  int64_t step;              // with tiles: keys that a group takes at a time
   Pending *pending;          // what a group leaves for the next one to do
 };
 

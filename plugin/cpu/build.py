@@ -50,7 +50,7 @@ def compile_command(kernel, out: Path, *, source: Path | None = None) -> list[st
         *(f"-mcpu={cpu}", *FLAGS, f"-I{ROOT / 'plugin' / 'abi'}", f"-I{HERE}"),
         *(f"-DFA_NAME={kernel.name}", f"-DFA_ROLE_{kernel.role}", f"-DFA_ELEMENT_{kernel.element}"),
         *(f"-DFA_Q_TILE={kernel.q_tile}", f"-DFA_KV_TILE={kernel.kv_tile}"),
-        *(f"-DFA_SCRATCH_BYTES={kernel.scratch_bytes}", *(f"-D{d}" for d in kernel.defines)),
+        *(f"-DFA_SCRATCH_BYTES={kernel.working_bytes}", *(f"-D{d}" for d in kernel.defines)),
         *(*kernel.flags, "-c", str(source or HERE / kernel.source), "-o", str(out)),
     ]
 
@@ -68,7 +68,8 @@ def condition(kernel) -> str:
 
 def write_runtime(kernels, objects: Path, out: Path) -> None:
     """The archive and the list of the kernels for this architecture: X(import, kernel, times,
-    runs), where the first line of an import that the machine runs is taken."""
+    bytes, runs), where the first line of an import that the machine runs is taken; bytes is the
+    scratch memory that it needs instead of the module's, or 0."""
     mine = [k for k in kernels if k.target["arch"] == platform.machine()]
     by_name = {k.name: k for k in mine}
     lines = []
@@ -76,7 +77,8 @@ def write_runtime(kernels, objects: Path, out: Path) -> None:
         for name in (kernel.name, *kernel.extra.get("fallback", ())):
             other = by_name[name]
             times = kernel.q_tile // other.q_tile
-            lines.append(f"X({kernel.name}, {name}, {times}, {condition(other)})")
+            own = other.extra.get("own_scratch_bytes", 0)
+            lines.append(f"X({kernel.name}, {name}, {times}, {own}, {condition(other)})")
     out.mkdir(parents=True, exist_ok=True)
     (out / "kernels.inc").write_text("\n".join(lines) + "\n", encoding="utf-8")
     archive = out / "kernels.a"

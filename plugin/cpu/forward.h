@@ -9,10 +9,10 @@
 
 namespace {
 
-// The part of a key block that some row of the group sees, and whether every row sees all of it.
+// The part of a key block that some row of the group sees, and how many of its first keys every row
+// sees, in whole vectors unless these are all.
 struct Segment {
-  int64_t lo, hi;
-  bool whole;
+  int64_t lo, hi, shared;
 };
 
 FA_INLINE Segment visible(const Problem &p, const Block &b, Group g, int64_t begin, int64_t keys) {
@@ -22,7 +22,10 @@ FA_INLINE Segment visible(const Problem &p, const Block &b, Group g, int64_t beg
   int64_t hi = smaller(p.end_key(bottom) - begin, keys);
   // What is left out may have to be visited with the fill value later, from a panel's start on.
   if (p.fill > -kInf) hi = smaller(round_up(larger(hi, 0), kPanel), keys);
-  return {lo, hi, p.first_key(bottom) - begin <= lo && p.end_key(top) - begin >= hi};
+  const int64_t end = p.end_key(top) - begin;
+  int64_t shared = 0;
+  if (p.first_key(bottom) - begin <= lo) shared = end >= hi ? hi - lo : larger(end - lo, 0) / W * W;
+  return {lo, hi, shared};
 }
 
 // Whether elements that the band excludes cannot change any row of the group: their weight,
@@ -55,7 +58,7 @@ inline void attend_visible(const Problem &p, const Block &b, int64_t key_begin, 
       }
       Segment seg = visible(p, b, group, begin, keys);
       if (seg.lo >= seg.hi) continue;
-      group_step(p, b, group, begin, seg.lo, seg.hi, !plain || !seg.whole);
+      group_step(p, b, group, begin, seg.lo, seg.hi, plain ? seg.shared : 0);
     }
     finish_steps(p, b);
   }
@@ -75,13 +78,14 @@ inline void attend_filled(const Problem &p, const Block &b, int64_t key_begin, i
       if (fill_vanishes(p, b, group)) continue;
       Segment seg = visible(p, b, group, begin, keys);
       if (seg.lo == 0 && seg.hi == keys) continue;
-      if (seg.lo >= seg.hi) seg = {keys, keys, false};
+      if (seg.lo >= seg.hi) seg = {keys, keys, 0};
       if (!packed) {
         pack_keys(p, b, begin, keys);
         packed = true;
       }
-      if (seg.lo > 0) group_step(p, b, group, begin, 0, seg.lo, true);
-      if (seg.hi < keys) group_step(p, b, group, begin, seg.hi, keys, true);
+      if (seg.lo > 0) group_step(p, b, group, begin, 0, seg.lo, 0);
+      finish_steps(p, b);  // the same rows again
+      if (seg.hi < keys) group_step(p, b, group, begin, seg.hi, keys, 0);
     }
     finish_steps(p, b);
   }

@@ -29,10 +29,11 @@ FA_INLINE const float *q_row(const Problem &p, const Block &b, int64_t i) {
   return reinterpret_cast<const float *>(q_of(p, b)) + (b.first + i) * p.qs.row;
 }
 
-// Scores of one group against keys [begin + lo, begin + hi) of the packed block (lo on a panel).
+// Scores of one group against keys [begin + lo, begin + hi) of the packed block (lo on a panel). The
+// first `shared` of them stay as they come, the others are adjusted.
 template <int M>
 FA_INLINE void packed_scores(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
-                             int64_t hi, bool adjust) {
+                             int64_t hi, int64_t shared) {
   const int64_t keys = hi - lo, depth = words(p.dk);
   const float *q = b.q + g.first * depth, *k = b.k + lo * depth;
   const int64_t panels = round_up(keys, kPanel) / kPanel;
@@ -49,19 +50,19 @@ FA_INLINE void packed_scores(const Problem &p, const Block &b, Group g, int64_t 
   } else {
     scores<M>(q, k, keys, depth, p.scale, b.s);
   }
-  if (!adjust) return;
+  if (shared == keys) return;
   for (int i = 0; i < M; ++i) {
-    adjust_row(p, masks_of(p, b, g.first + i), (b.first + g.first + i) / p.group, begin + lo, keys,
-               b.s + i * kKvTile);
+    adjust_row(p, masks_of(p, b, g.first + i), (b.first + g.first + i) / p.group,
+               begin + lo + shared, keys - shared, b.s + i * kKvTile + shared);
   }
 }
 
 template <int M>
 inline __attribute__((noinline)) void packed_step(const Problem &p, const Block &b, Group g,
                                                   int64_t begin, int64_t lo, int64_t hi,
-                                                  bool adjust) {
+                                                  int64_t shared) {
   float factor[W];
-  packed_scores<M>(p, b, g, begin, lo, hi, adjust);
+  packed_scores<M>(p, b, g, begin, lo, hi, shared);
   softmax_step<M>(b.s, hi - lo, b.max + g.first, b.sum + g.first * W, factor);
   narrow_weights<M>(b.s, hi - lo);
   values<M>(b.s, values_from(p, b, begin, lo), words(hi - lo), p.dv, b.o + g.first * b.o_step,
@@ -70,11 +71,11 @@ inline __attribute__((noinline)) void packed_step(const Problem &p, const Block 
 
 // One group's part of the result, of keys [begin + lo, begin + hi).
 FA_INLINE void group_step(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
-                          int64_t hi, bool adjust) {
+                          int64_t hi, int64_t shared) {
   with_rows<kRows>(g.count, [&](auto m) {
     if constexpr (m.value <= kDirectRows)
-      if (b.direct) return direct_step<m.value>(p, b, g, begin, lo, hi, adjust);
-    packed_step<m.value>(p, b, g, begin, lo, hi, adjust);
+      if (b.direct) return direct_step<m.value>(p, b, g, begin, lo, hi, shared);
+    packed_step<m.value>(p, b, g, begin, lo, hi, shared);
   });
 }
 
@@ -85,7 +86,7 @@ template <int M>
 inline __attribute__((noinline)) void packed_weights(const Problem &p, const Block &b, Group g,
                                                      int64_t begin, int64_t keys, bool adjust,
                                                      const float *factors, Element *weights) {
-  packed_scores<M>(p, b, g, begin, 0, keys, adjust);
+  packed_scores<M>(p, b, g, begin, 0, keys, adjust ? 0 : keys);
   for (int i = 0; i < M; ++i)
     write_weights_row(p, b, g.first + i, b.s + i * kKvTile, begin, keys, factors[g.first + i],
                       weights);

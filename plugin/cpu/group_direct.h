@@ -23,15 +23,15 @@ FA_INLINE void load_direct_rows(const Problem &p, const Block &b) {
 template <int M>
 inline __attribute__((noinline)) void direct_step(const Problem &p, const Block &b, Group g,
                                                   int64_t begin, int64_t lo, int64_t hi,
-                                                  bool adjust) {
+                                                  int64_t shared) {
   const int64_t keys = hi - lo, step = round_up(p.dk, W);
   const Element *k = k_of(p, b) + (begin + lo) * p.ks.row;
   for (int64_t j = 0; j < keys; j += W)
     direct_scores<M>(p, b.q + g.first * step, step, k + j * p.ks.row, keys - j, b.s + j);
-  if (adjust)
+  if (shared < keys)
     for (int i = 0; i < M; ++i)
-      adjust_row(p, masks_of(p, b, g.first + i), (b.first + g.first + i) / p.group, begin + lo,
-                 keys, b.s + i * kKvTile);
+      adjust_row(p, masks_of(p, b, g.first + i), (b.first + g.first + i) / p.group,
+                 begin + lo + shared, keys - shared, b.s + i * kKvTile + shared);
   float factor[W];
   softmax_step<M>(b.s, keys, b.max + g.first, b.sum + g.first * W, factor);
   direct_values<M>(p, b.s, v_of(p, b) + (begin + lo) * p.vs.row, keys,

@@ -4,6 +4,19 @@
 
 namespace {
 
+#if defined(FA_TILES) && defined(__AVX512BW__)
+// One row of a panel from two whole rows of the source.
+FA_INLINE void zip_rows(const Element *first, const Element *second, float *out) {
+  alignas(64) static constexpr uint16_t low[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,
+                                                   37, 6, 38, 7, 39, 8,  40, 9,  41, 10, 42,
+                                                   11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i a = _mm512_loadu_si512(first), b = _mm512_loadu_si512(second);
+  const __m512i from = _mm512_load_si512(low), high = _mm512_add_epi16(from, _mm512_set1_epi16(16));
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi16(a, from, b));
+  _mm512_storeu_si512(out + W, _mm512_permutex2var_epi16(a, high, b));
+}
+#endif
+
 // panels[p][r][kPanel] = source(r, p * kPanel + lane), zero beyond `columns`; source rows, `rows` of
 // them, are `step` apart and contiguous along the columns (V as stored; K when transposed).
 FA_INLINE void pack_rows(const Element *source, int64_t step, int64_t rows, int64_t columns,
@@ -12,6 +25,13 @@ FA_INLINE void pack_rows(const Element *source, int64_t step, int64_t rows, int6
     const Element *x = source + r * step, *next = r + 1 < rows ? x + step : nullptr;
     float *out = panels + r / kPair * kPanel;
     for (int64_t c = 0; c < columns; c += kPanel) {
+#if defined(FA_TILES) && defined(__AVX512BW__)
+      if (columns - c >= kPanel && next) {
+        zip_rows(x + c, next + c, out);
+        out += panel_rows * kPanel;
+        continue;
+      }
+#endif
 #pragma unroll
       for (int j = 0; j < kPanel; j += W) {
         int64_t left = columns - c - j;

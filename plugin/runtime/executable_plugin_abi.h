@@ -13,6 +13,7 @@
 typedef struct plugin_status_object *plugin_status;
 #define PLUGIN_OK ((plugin_status)0)
 #define PLUGIN_NOT_FOUND ((plugin_status)(uintptr_t)5)
+#define PLUGIN_RESOURCE_EXHAUSTED ((plugin_status)(uintptr_t)8)
 
 typedef struct {
   uint32_t version;

@@ -1,6 +1,7 @@
 // The runtime extension: an IREE executable plugin with the CPU kernels of this architecture, for
 // modules whose kernels are imports by name instead of linked objects.
 #include "executable_plugin_abi.h"
+#include "thread_scratch.h"
 #include "tiles_granted.h"
 
 typedef void kernel_function(const void *q, const void *k, const void *v, const void *mask,
@@ -8,8 +9,9 @@ typedef void kernel_function(const void *q, const void *k, const void *v, const 
                              float *lse, const uint32_t *words, uint32_t x, uint32_t y, uint32_t z,
                              void *scratch);
 
-// Generated from the kernel table: X(import, kernel, times, whether this machine runs it).
-#define X(import, kernel, times, runs) extern kernel_function kernel;
+// Generated from the kernel table: X(import, kernel, times, own, whether this machine
+// runs it), where `own` is the size of the scratch memory that it needs instead of the module's, or 0.
+#define X(import, kernel, times, own, runs) extern kernel_function kernel;
 #include "kernels.inc"
 #undef X
 
@@ -18,6 +20,7 @@ typedef void kernel_function(const void *q, const void *k, const void *v, const 
 typedef struct {
   kernel_function *kernel;
   uint32_t times;
+  size_t own_scratch;
 } binding;
 
 // A kernel's arguments as the compiled module packs them: in order, naturally aligned.
@@ -35,9 +38,11 @@ static int call(const void *packed, void *context, void *reserved) {
   (void)reserved;
   const arguments *a = packed;
   const binding *bound = context;
+  void *scratch = bound->own_scratch ? thread_scratch(bound->own_scratch) : a->scratch;
+  if (!scratch) return 1;  // no memory: the runtime fails the call
   for (uint32_t i = 0; i < bound->times; ++i)
     bound->kernel(a->q, a->k, a->v, a->mask, a->bias, a->sinks, a->o, a->weights, a->lse, a->words,
-                  a->x * bound->times + i, a->y, a->z, a->scratch);
+                  a->x * bound->times + i, a->y, a->z, scratch);
   return 0;
 }
 
@@ -48,10 +53,10 @@ static int same(const char *a, const char *b) {
 
 // What the machine has for an import, or NULL.
 static const binding *find(const char *name) {
-#define X(import, kernel, times, runs)             \
-  if (same(name, #import) && (runs)) {             \
-    static const binding bound = {kernel, times};  \
-    return &bound;                                 \
+#define X(import, kernel, times, own, runs)             \
+  if (same(name, #import) && (runs)) {                  \
+    static const binding bound = {kernel, times, own};  \
+    return &bound;                                      \
   }
 #include "kernels.inc"
 #undef X
@@ -68,12 +73,16 @@ __attribute__((visibility("default"))) int iree_flashattn_runtime_loads(void) {
 static plugin_status load(const void *environment, size_t param_count, const void *params,
                           void **self) {
   (void)environment, (void)param_count, (void)params;
+  if (!open_thread_scratch()) return PLUGIN_RESOURCE_EXHAUSTED;
   __atomic_fetch_add(&load_count, 1, __ATOMIC_RELAXED);
   *self = NULL;
   return PLUGIN_OK;
 }
 
-static void unload(void *self) { (void)self; }
+static void unload(void *self) {
+  (void)self;
+  close_thread_scratch();
+}
 
 static plugin_status resolve(void *self, const plugin_resolve_params *params,
                              uint32_t *resolution) {

@@ -71,6 +71,11 @@ class Kernel:
     flags: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # keys of one backend only
 
+    @property
+    def working_bytes(self) -> int:
+        """The scratch memory of a call: the module's, or the runtime extension's own."""
+        return self.extra.get("own_scratch_bytes", self.scratch_bytes)
+
     def grid_size(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The workgroup count. ``sizes``: batch, heads, kv_heads, q_len and, for split
         kernels, splits."""

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -78,12 +79,16 @@ def find(name: str) -> catalog.Kernel:
     return next((k for k in doubles() if k.name == name), None) or catalog.find(name)
 
 
-def build_double(kernel: catalog.Kernel, out: Path) -> Path:
+def build_script() -> ModuleType:
     path = HERE.parents[2] / "plugin" / "cpu" / "build.py"
     spec = importlib.util.spec_from_file_location("flashattn_cpu_build", path)
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    command = build.compile_command(kernel, out / f"{kernel.name}.o")
+    return build
+
+
+def build_double(kernel: catalog.Kernel, out: Path) -> Path:
+    command = build_script().compile_command(kernel, out / f"{kernel.name}.o")
     at = next(i for i, word in enumerate(command) if word.startswith("-I"))
     command.insert(at, f"-I{HERE / 'double'}")
     subprocess.run(command, check=True, capture_output=True, text=True)
@@ -161,7 +166,7 @@ def dispatch(
         raise KeyError(kernel.name)
     grid = (ctypes.c_uint32 * 3)(*kernel.grid_size(sizes))
     table = (ctypes.c_void_p * 9)(*pointers)
-    scratch = scratch or [Scratch.of(kernel.scratch_bytes) for _ in range(workers)]
+    scratch = scratch or [Scratch.of(kernel.working_bytes) for _ in range(workers)]
 
     def work(w: int) -> None:
         lib.run_workgroups(
