@@ -38,6 +38,7 @@ static int call(const void *packed, void *context, void *reserved) {
   (void)reserved;
   const arguments *a = packed;
   const binding *bound = context;
+  if (!bound->kernel) return 1;  // a module that calls what the machine lacks after all
   void *scratch = bound->own_scratch ? thread_scratch(bound->own_scratch) : a->scratch;
   if (!scratch) return 1;  // no memory: the runtime fails the call
   for (uint32_t i = 0; i < bound->times; ++i)
@@ -51,16 +52,23 @@ static int same(const char *a, const char *b) {
   return *a == *b;
 }
 
+// Ends the name of an import that is called only where the processor has what the kernel needs, so
+// that it may be missing here. (Of IREE's own mark, a leading '?', stock code generation has no use.)
+#define IF_SUPPORTED "_if_supported"
+
 // What the machine has for an import, or NULL.
 static const binding *find(const char *name) {
-#define X(import, kernel, times, own, runs)             \
-  if (same(name, #import) && (runs)) {                  \
-    static const binding bound = {kernel, times, own};  \
-    return &bound;                                      \
+  static const binding nothing = {NULL, 0, 0};
+  const binding *otherwise = NULL;
+#define X(import, kernel, times, own, runs)                   \
+  if (same(name, #import) || same(name, #import IF_SUPPORTED)) { \
+    static const binding bound = {kernel, times, own};        \
+    if (runs) return &bound;                                  \
+    if (!same(name, #import)) otherwise = &nothing;           \
   }
 #include "kernels.inc"
 #undef X
-  return NULL;
+  return otherwise;
 }
 
 static int load_count;

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from iree_flashattn import catalog, runtime
+from iree_flashattn.emitting.cpu_shim import IF_SUPPORTED
 
 PYTHON = Path(catalog.__file__).parents[1]  # of the installation under test
 HERE = Path(__file__).parents[1] / "kernels" / "cpu"
@@ -89,11 +90,17 @@ def test_every_kernel_that_the_machine_runs_is_there():
         runs = any(cpu_native.why_not(catalog.find(name)) is None for name in names)
         assert (status == 0) == runs, kernel.name
         assert bool(functions[0]) == runs
+        if kernel.target["arch"] != cpu_native.machine():
+            continue
+        # A module that calls it only where it runs loads in any case.
+        status, _, functions = resolve(f"{kernel.name}{IF_SUPPORTED}")
+        assert status == 0 and functions[0], kernel.name
 
 
 def test_unknown_imports():
     not_found, missing_optional = 5, 1
     assert resolve("fa_no_such_kernel")[0] == not_found
+    assert resolve(f"fa_no_such_kernel{IF_SUPPORTED}")[0] == not_found
     assert resolve("?fa_no_such_kernel")[:2] == (0, missing_optional)
 
 

@@ -37,6 +37,7 @@ X86_64_BITS = {
     "avx512fp16": 32,
 }
 
+IF_SUPPORTED = "_if_supported"  # at the end of an import's name; plugin/runtime/plugin.c knows it
 _POINTERS = 9  # of the C signature: q, k, v, mask, bias, sinks, o, weights, lse
 _PARAMETERS = ", ".join(["!llvm.ptr"] * (_POINTERS + 1) + ["i32"] * 3 + ["!llvm.ptr"])
 
@@ -66,13 +67,16 @@ def dispatch_function(
                 f"llvm.cond_br %ok{number}, ^call{number}, {following}",
                 f"^call{number}:",
             ]
-        lines.append(_call(row))
+        lines.append(_call(_symbol(row, imported and bool(needed))))
         lines.append(f"%done{number} = llvm.mlir.constant(0 : i32) : i32")
         lines.append(f"llvm.return %done{number} : i32")
         if number + 1 < len(rows):
             lines.append(f"{following}:")
     body = "\n        ".join(lines)
-    declarations = "\n      ".join(_declaration(row, imported) for row in rows)
+    declarations = "\n      ".join(
+        _declaration(_symbol(row, imported and bool(_asked(row, promised))), imported)
+        for row in rows
+    )
     arguments = ", ".join(f"%{a}: !llvm.ptr" for a in ("environment", "dispatch", "workgroup"))
     return f"""{declarations}
       llvm.func @{name}({arguments}) -> i32 {{
@@ -113,14 +117,20 @@ def _processor(rows: Sequence[Kernel]) -> list[str]:
     return _load("%features", "%environment", ENVIRONMENT["processor_data"], "i64")
 
 
-def _call(row: Kernel) -> str:
+def _symbol(row: Kernel, guarded: bool) -> str:
+    """The kernel's name. An import has to be resolved when a module is loaded: one that is called
+    only where the processor has what it needs says so, for the runtime extension on the others."""
+    return row.name + IF_SUPPORTED * guarded
+
+
+def _call(symbol: str) -> str:
     pointers = [f"%p{i}" for i in range(_POINTERS)]
     values = ", ".join([*pointers, "%words", "%x", "%y", "%z", "%scratch"])
-    return f"llvm.call @{row.name}({values}) : ({_PARAMETERS}) -> ()"
+    return f"llvm.call @{symbol}({values}) : ({_PARAMETERS}) -> ()"
 
 
-def _declaration(row: Kernel, imported: bool) -> str:
+def _declaration(symbol: str, imported: bool) -> str:
     # Without the attribute IREE makes the call an import that the runtime resolves: through the
     # loader's thunk, the arguments packed in a struct.
     linkage = "" if imported else " attributes {hal.import.static}"
-    return f"llvm.func @{row.name}({_PARAMETERS}){linkage}"
+    return f"llvm.func @{symbol}({_PARAMETERS}){linkage}"
