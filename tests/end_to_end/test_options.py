@@ -137,8 +137,8 @@ def test_module_without_attention_is_the_same_to_the_byte(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("cpu", "most"), [("znver4", 300_000), ("generic", 500_000)])
 def test_growth_of_the_module(cpu: str, most: int) -> None:
-    """However many sites: the kernels are in it once. A generic module has three kernels for a type,
-    a target with AVX-512 one."""
+    """However many sites: the kernels are in it once; a generic module has those of three
+    instruction sets, a target with AVX-512 one."""
     many = "".join(modules.fused(PROBLEM, f"attention{i}") for i in range(4))
     flags = [*LOCAL[:2], f"--iree-llvmcpu-target-cpu={cpu}"]
     stock = compile_module(many, flags, plugin=False)
