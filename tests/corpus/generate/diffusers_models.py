@@ -115,11 +115,12 @@ def _of(model: Model, processor: Callable | None = None, decomposed: bool = True
     return make
 
 
-SLICED = Model(UNET.kind, 16, UNET.config, UNET.inputs)  # one site for each of two slices
+# 2 texts with 8 heads (which the UNet calls attention_head_dim) in two slices of 8: a site each
+SLICED = Model(UNET.kind, 16, UNET.config, UNET.inputs)
 MODELS: dict[str, Generator] = {
     "unet": _of(UNET),
     "unet_attention_op": _of(UNET, decomposed=False),
     "unet_eager": _of(UNET, processors.AttnProcessor),
-    "unet_sliced": _of(SLICED, lambda: processors.SlicedAttnProcessor(2)),
+    "unet_sliced": _of(SLICED, lambda: processors.SlicedAttnProcessor(8)),
     **{name: _of(model) for name, model in MODELS_OF_KIND.items()},
 }
