@@ -26,6 +26,7 @@ from iree_flashattn import bridge, rewrite
 from iree_flashattn.choosing import Options
 from iree_flashattn.compiling import LOCAL, compile_module
 from iree_flashattn.raising import raise_sites
+from iree_flashattn.raising.index import Index
 
 BATCH, HEADS, DIM, ROWS = 2, 4, 64, 128
 WIDTH, INNER = HEADS * DIM, 4 * HEADS * DIM
@@ -220,9 +221,10 @@ def measure(source: bytes) -> tuple[int, int, dict[str, float]]:
                 parsed = ir.Module.parse(source)
             operations = count(parsed)
             with timed(seconds, "raise"):
-                found = raise_sites(parsed)
+                index = Index(parsed)
+                found = raise_sites(parsed, index)
             with timed(seconds, "rest"):
-                report = rewrite.substitute(parsed, found, options)
+                report = rewrite.substitute(parsed, found, options, index)
             with timed(seconds, "write"):
                 parsed.operation.write_bytecode(str(Path(folder) / "out.mlirbc"))
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import report as reporting
 from .choosing import Choice, Options, choose
-from .emitting import CannotBuildError, Executables, emit, replace_uses
+from .emitting import CannotBuildError, Executables, Replaced, emit
 from .emitting.bounds import outside
 from .emitting.cleanup import erase_dead
 from .emitting.inlining import inline_bf16
@@ -20,6 +20,8 @@ from .target import Devices, Target
 if TYPE_CHECKING:
     from iree.compiler import ir
 
+    from .raising.index import Index
+
 
 def rewrite_module(module: ir.Module, options: Options | None = None) -> Report:
     """Substitutes every attention site that kernels serve and returns what was done.
@@ -29,23 +31,31 @@ def rewrite_module(module: ir.Module, options: Options | None = None) -> Report:
     ``UserError`` as the options say.
     """
     from .raising import raise_sites
+    from .raising.index import Index
 
     if options is None:
         try:
             options = Options.from_environment()
         except ValueError as error:
             raise UserError(f"iree-flashattn: {error}") from error
-    return substitute(module, raise_sites(module), options)
+    index = Index(module)
+    return substitute(module, raise_sites(module, index), options, index)
 
 
 def substitute(
-    module: ir.Module, candidates: list[AttentionSite | Refusal], options: Options
+    module: ir.Module,
+    candidates: list[AttentionSite | Refusal],
+    options: Options,
+    index: Index,
 ) -> Report:
-    """Choose and emit for candidates that were raised from ``module``."""
+    """Choose and emit for candidates that were raised from ``module``.
+
+    ``index``: of the module as it is before.
+    """
     devices = Devices(module)
     executables = Executables(module, options)
     done = Report()
-    replaced: list[tuple[ir.Value, ir.Value]] = []
+    replaced: list[Replaced] = []
     for candidate in candidates:
         if isinstance(candidate, Refusal):
             done.sites.append(reporting.of_refusal(candidate))
@@ -57,7 +67,7 @@ def substitute(
                 reporting.readable(candidate.location), True, spelling=candidate.spelling
             )
             served.description = reporting.describe(candidate)
-            answer = _serve(candidate, devices, executables, options, replaced)
+            answer = _serve(candidate, devices, executables, index, options, replaced)
             if candidate.lse is None or not isinstance(answer, Refusal):
                 break
             without = [f"LSE is left to stock code: {answer.reason}"]
@@ -69,11 +79,11 @@ def substitute(
             served.trail = without + [line for _, choice in answer for line in choice.trail]
             done.sites.append(served)
     # A site may read what an earlier one computed, by the value that it had then.
-    for old, new in replaced:
-        replace_uses(old, new)
-    erase_dead(module, [old for old, _ in replaced])
+    for one in replaced:
+        one.replace_uses()
     if replaced:
-        inline_bf16(module)
+        inline_bf16(index.constants)  # while all of them are there
+    erase_dead([one.old for one in replaced], index)
     if options.report:
         done.write(options.report)
     if options.strict:
@@ -85,8 +95,9 @@ def _serve(
     site: AttentionSite,
     devices: Devices,
     executables: Executables,
+    index: Index,
     options: Options,
-    replaced: list[tuple[ir.Value, ir.Value]],
+    replaced: list[Replaced],
 ) -> list[tuple[Target, Choice]] | Refusal:
     def refuse(rule: str, reason: str, subject: str = "") -> Refusal:
         return Refusal(site.location, rule, reason, subject, site.spelling)
@@ -129,7 +140,7 @@ def _serve(
         )
     try:
         with site.anchor.context:
-            replaced += emit(site, choices, executables)
+            replaced += emit(site, choices, executables, index)
     except UnknownShapeError as error:
         return refuse("emit.shape", str(error))
     except CannotBuildError as error:

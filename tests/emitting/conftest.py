@@ -14,6 +14,7 @@ from iree.compiler.dialects import arith, tensor
 from iree_flashattn import resources
 from iree_flashattn.choosing import Options
 from iree_flashattn.extent import Extent
+from iree_flashattn.raising.index import Index
 from iree_flashattn.report import Report
 from iree_flashattn.rewrite import substitute
 from iree_flashattn.site import AttentionSite, View
@@ -147,7 +148,7 @@ class Bench:
             return ir.WalkResult.ADVANCE
 
         module.operation.walk(visit)
-        report = substitute(module, sites, options or Options(gate=False))
+        report = substitute(module, sites, options or Options(gate=False), Index(module))
         assert module.operation.verify()
         return report
 

@@ -21,12 +21,12 @@ class Builder:
         self.location = anchor.location
         self.index_type = ir.IndexType.get(self.context)
         self.i32 = ir.IntegerType.get_signless(32, self.context)
-        self._constants: dict[tuple[str, int], ir.Value] = {}
+        self._constants: dict[tuple[ir.Type, int], ir.Value] = {}
         self._extents: dict[Extent, ir.Value] = {}
         self._dims: dict[tuple[ir.Value, int], ir.Value] = {}
 
     def constant(self, value: int, kind: ir.Type) -> ir.Value:
-        key = (str(kind), value)
+        key = (kind, value)
         if key not in self._constants:
             attribute = ir.IntegerAttr.get(kind, value)
             op = arith.ConstantOp(kind, attribute, loc=self.location, ip=self.point)
@@ -91,3 +91,7 @@ class Builder:
             op = tensor.DimOp(value, self.index(axis), loc=self.location, ip=self.point)
             self._dims[value, axis] = op.result
         return self._dims[value, axis]
+
+    def dims_of(self, value: ir.Value) -> list[ir.Operation]:
+        """The ops that ask for the sizes of the value here."""
+        return [dim.owner.operation for (of, _), dim in self._dims.items() if of == value]

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 from iree.compiler import ir
 
-from ..raising.index import PURE_DIALECTS
+from ..raising.index import PURE_DIALECTS, Index
 
 
-def erase_dead(module: ir.Module, values: list[ir.Value]) -> None:
-    """Erases the ops that computed ``values`` and, recursively, what only they used."""
-    if not values:
-        return
-    makers = _makers(module)
+def erase_dead(values: list[ir.Value], index: Index) -> None:
+    """Erases the ops that computed ``values`` and, recursively, what only they used.
+
+    ``index``: of the module as it was before the ops that came in their place.
+    """
     # Each op is in the list once: a wrapper of an op that is gone must not be touched again.
-    pending = {makers[value]: None for value in values if value in makers}
+    pending = {op: None for op in (_maker(value, index) for value in values) if op is not None}
     while pending:
         op, _ = pending.popitem()
         if _is_dead(op):
-            pending.update((makers[v], None) for v in _read_by(op) if v in makers)
+            makers = (_maker(value, index) for value in _read_by(op))
+            pending.update((maker, None) for maker in makers if maker is not None)
             op.erase()
 
 
-def _makers(module: ir.Module) -> dict[ir.Value, ir.Operation]:
-    """Value -> op. (``Value.owner`` would import the op's whole dialect.)"""
-    found: dict[ir.Value, ir.Operation] = {}
-
-    def visit(op: ir.Operation) -> ir.WalkResult:
-        if op.name == "hal.executable":
-            return ir.WalkResult.SKIP
-        for result in op.results:
-            found[result] = op
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
-    return found
+def _maker(value: ir.Value, index: Index) -> ir.Operation | None:
+    """The op that makes the value, None for a block argument."""
+    op = index.maker(value)
+    if op is not None:  # (``owner`` would import the op's whole dialect)
+        return op
+    return None if isinstance(value, ir.BlockArgument) else value.owner.operation
 
 
 def _is_dead(op: ir.Operation) -> bool:

@@ -9,6 +9,7 @@ from iree.compiler import ir
 from ..choosing import Choice
 from ..choosing.demands import element_of
 from ..extent import Extent
+from ..raising.index import Index
 from ..raising.materialise import resolve
 from ..site import AttentionSite
 from ..target import Target, affinity_of
@@ -34,11 +35,12 @@ class Result:
 
 
 def emit(
-    site: AttentionSite, choices: list[tuple[Target, Choice]], added: Executables
-) -> list[tuple[ir.Value, ir.Value]]:
+    site: AttentionSite, choices: list[tuple[Target, Choice]], added: Executables, index: Index
+) -> list[Replaced]:
     """Replaces the site's value (weights, LSE) by those of a dispatch of the chosen kernels.
 
-    Returns the pairs (old, new): sites that are emitted later may still read the old ones.
+    Sites that are emitted later may still read the old values, which are returned for that.
+    ``index`` is that of the module before anything was emitted.
     ``choices`` holds one choice for each target the site may run on; all have the same split.
     Raises ``UnknownShapeError`` or ``CannotBuildError`` before anything is replaced.
     """
@@ -71,40 +73,54 @@ def emit(
     wanted = (site.weights is not None, lse is not None)
     if merge:
         entry = added.entry_points(forward)
-        partial = _dispatch(
+        partial = list(_dispatch(
             entry, workload, constants, operands, _partials(site, splits, build), site, build
-        )
+        ).results)  # fmt: skip
         operands = [*partial, operands[-1], buffer or partial[0]]
         entry = added.entry_points(merge, *wanted)
     else:
         operands.append(buffer or site.q.value)
         entry = added.entry_points(forward, *wanted)
-    values = _dispatch(entry, workload, constants, operands, results, site, build, in_place=lse)
+    made = _dispatch(entry, workload, constants, operands, results, site, build, in_place=lse)
 
     views = (site.out, site.weights, site.lse)
     old_values = [view.value for view in views if view is not None]
     replaced = [
-        (old, _like(new, old.type, build)) for old, new in zip(old_values, values, strict=True)
+        Replaced(old, _like(new, old.type, build), _in_front(old, made, index, build))
+        for old, new in zip(old_values, made.results, strict=True)
     ]
-    for old, new in replaced:
-        replace_uses(old, new)
+    for one in replaced:
+        one.replace_uses()
     return replaced
 
 
-def replace_uses(old: ir.Value, new: ir.Value) -> None:
-    """Replaces the uses behind the dispatch.
+@dataclass(frozen=True)
+class Replaced:
+    """A value of the source and what stands for it now, but for readers in front of the dispatch.
 
-    In front of it P may have one more reader: the stock product with V, which is dead but for
-    questions about its size, to which the compiler finds answers later.
+    There P may have one more reader: the stock product with V, which is dead but for questions
+    about its size, to which the compiler finds answers later.
     """
-    block, made = new.owner.operation.block, new.owner.operation
-    for use in list(old.uses):
-        user = use.owner.operation
-        while user.block != block and user.parent is not None:
-            user = user.parent.operation
-        if user.block == block and user != made and user.is_before_in_block(made):
-            continue
-        use.owner.operation.operands[use.operand_number] = new
+
+    old: ir.Value
+    new: ir.Value
+    in_front: list[ir.Operation]
+
+    def replace_uses(self) -> None:
+        # (looking at each use would import the dialects of all readers)
+        self.old.replace_all_uses_except(self.new, self.in_front)
+
+
+def _in_front(old: ir.Value, made: ir.Operation, index: Index, build: Builder) -> list:
+    """The readers of ``old`` before the dispatch: the module's, and questions about sizes."""
+    found = build.dims_of(old)
+    for user in index.readers(old):
+        outer = user
+        while outer.block != made.block and outer.parent is not None:
+            outer = outer.parent.operation
+        if outer.block == made.block and outer.is_before_in_block(made):
+            found.append(user)
+    return found
 
 
 def _operands(site: AttentionSite) -> list[ir.Value]:
@@ -136,8 +152,8 @@ def _dispatch(
     site: AttentionSite,
     build: Builder,
     in_place: Result | None = None,
-) -> list[ir.Value]:
-    """The values of ``results`` and, behind them, what the last tensor becomes if ``in_place``."""
+) -> ir.Operation:
+    """Its results: ``results`` and, behind them, what the last tensor becomes if ``in_place``."""
     argument_dims = []
     for value in tensors:
         kind = ir.RankedTensorType(value.type)
@@ -159,7 +175,7 @@ def _dispatch(
     affinity = affinity_of(site.anchor)
     if affinity is not None:
         attributes["stream.affinity"] = affinity
-    operation = ir.Operation.create(
+    return ir.Operation.create(
         "flow.dispatch",
         results=[result.type for result in results],
         operands=[value for group in groups for value in group],
@@ -167,7 +183,6 @@ def _dispatch(
         loc=build.location,
         ip=build.point,
     )
-    return list(operation.results)
 
 
 def _result_like(value: ir.Value, build: Builder) -> Result:

@@ -15,18 +15,12 @@ from ..raising.constants import NotConstant, resource_bytes
 _LARGEST = 1 << 16  # elements; larger ones are globals by now
 
 
-def inline_bf16(module: ir.Module) -> int:
-    """Writes small bf16 resource constants inline; returns how many."""
-    found: list[ir.Operation] = []
+def inline_bf16(constants: list[ir.Operation]) -> int:
+    """Writes small bf16 resource constants inline; returns how many.
 
-    def visit(op: ir.Operation) -> ir.WalkResult:
-        if op.name == "hal.executable":
-            return ir.WalkResult.SKIP
-        if op.name == "arith.constant" and _is_resource(op):
-            found.append(op)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
+    ``constants``: the ``arith.constant`` ops of a module that are tensors.
+    """
+    found = [op for op in constants if _is_resource(op)]
     for op in found:
         kind = op.results[0].type
         try:
@@ -35,7 +29,7 @@ def inline_bf16(module: ir.Module) -> int:
             continue
         if len(data) == 2 * _count(kind):
             text = f'dense<"0x{data.hex().upper()}"> : {kind}'
-            op.attributes["value"] = ir.Attribute.parse(text, module.context)
+            op.attributes["value"] = ir.Attribute.parse(text, op.context)
     return len(found)
 
 

@@ -79,6 +79,7 @@ class Constants:
         self.cache: dict[ir.Value, np.ndarray | None] = cache
 
     def of_value(self, value: ir.Value) -> np.ndarray:
+        self.shared.index.producer(value)  # a trace has to know it, read before or not
         if value not in self.cache:
             try:
                 self.cache[value] = self._read(value)

@@ -23,7 +23,7 @@ def learn_sizes(shared: Shared) -> None:
     sizes = shared.sizes
     heard: set = set()  # what layer after layer says again
     for op in shared.index.asserts:  # what torch-mlir asserts: it is compared already
-        compare = shared.index.producer(op.operands[0])
+        compare = shared.index.maker(op.operands[0])
         always = op.parent.name.endswith(".func")  # not in one branch alone
         if always and compare is not None and scalar_name(compare) == "cmpi.eq":
             sizes.assume_equal(*(sizes.of_index(v) for v in compare.operands), None)
@@ -43,6 +43,9 @@ def learn_sizes(shared: Shared) -> None:
 
 
 def _operands_and_maps(op: ir.Operation, shared: Shared) -> tuple[list[ir.Value], list[Map]] | None:
+    if op.name == "linalg.generic":
+        maps = shared.parsed.maps(op.attributes["indexing_maps"])
+        return None if maps is None else (list(op.operands), maps)
     if op.name.startswith("linalg."):
         info = shared.linalg(op)
         return None if info is None else ([*info.ins, *info.outs], info.maps)
@@ -116,5 +119,5 @@ def _symbols_of(site: AttentionSite) -> set:
 
 def _known_before(shared: Shared, anchor: ir.Operation, symbol: object) -> bool:
     value = symbol.value if isinstance(symbol, DimOf) else symbol
-    op = shared.index.producer(value)  # type: ignore[arg-type]
+    op = shared.index.maker(value)  # type: ignore[arg-type]
     return op is None or op.block != anchor.block or op.is_before_in_block(anchor)

@@ -24,9 +24,35 @@ _LOGS = frozenset(("math.log", "math.log2", "linalg.log"))
 PURE_DIALECTS = ("arith", "math", "tensor", "linalg", "iree_linalg_ext", "affine", "complex")
 
 
+# What a trace notes: the question asked about a value.
+MADE, USED, READ, MADE_BY_A_SITE, UNDER_A_LOG = range(5)
+
+
+class Trace:
+    """The questions asked while one candidate was raised, each once, and their answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, ir.Value, object]] = []
+        self._seen: set[tuple[int, ir.Value]] = set()
+
+    def note(self, question: int, value: ir.Value, answer: object) -> None:
+        key = (question, value)
+        if key not in self._seen:
+            self._seen.add(key)
+            self.asked.append((question, value, answer))
+
+
+def is_named(name: str) -> bool:
+    """Whether it is a linalg op whose region says no more than its name."""
+    return name.startswith("linalg.") and name not in _REGIONS
+
+
 def _has_run_time_size(op: ir.Operation) -> bool:
-    kinds = [value.type for value in op.operands]
-    return any(isinstance(k, ir.RankedTensorType) and not k.has_static_shape for k in kinds)
+    for value in op.operands:
+        kind = value.type
+        if isinstance(kind, ir.RankedTensorType) and not kind.has_static_shape:
+            return True
+    return False
 
 
 def _is_exponential(op: ir.Operation) -> bool:
@@ -40,9 +66,11 @@ class Index:
         self._makers: dict[ir.Value, ir.Operation] = {}
         self._readers: dict[ir.Value, list[ir.Operation]] = {}
         self._bodies: dict[ir.Operation, list[ir.Operation]] = {}
+        self.trace: Trace | None = None
         self.globals: dict[str, ir.Operation] = {}
         self.starts: list[ir.Operation] = []  # ops with an exponential or a softmax
         self.logs: list[ir.Operation] = []  # ops with a logarithm
+        self.constants: list[ir.Operation] = []  # tensors
         self.asserts: list[ir.Operation] = []
         # Ops that imply equal sizes whenever their function runs, in program order.
         self.sized: list[ir.Operation] = []
@@ -77,6 +105,8 @@ class Index:
             self._straight = blocks[0] if len(blocks) == 1 else None
         for result in op.results:
             self._makers[result] = op
+        if name == "arith.constant" and isinstance(op.results[0].type, ir.RankedTensorType):
+            self.constants.append(op)
         if name.startswith(_SIZED) and _has_run_time_size(op) and op.block == self._straight:
             self.sized.append(op)
         readers = self._readers
@@ -90,20 +120,44 @@ class Index:
             inner: list[ir.Operation] = []
             self._bodies[op] = inner
             self._open.append([op, inner])
+        elif is_named(name):
+            return ir.WalkResult.SKIP
         return ir.WalkResult.ADVANCE
 
     def producer(self, value: ir.Value) -> ir.Operation | None:
         """The operation that defines the value, None for a block argument."""
+        op = self._makers.get(value)
+        if self.trace is not None:
+            self.trace.note(MADE, value, op)
+        return op
+
+    def maker(self, value: ir.Value) -> ir.Operation | None:
+        """The same, for what is asked about sizes, regions and the place of a dispatch: it is no
+        part of a trace."""
         return self._makers.get(value)
 
     def users(self, value: ir.Value) -> list[ir.Operation]:
         """The ops that read the value, but for those that only ask its size."""
-        return [op for op in self.readers(value) if op.name != "tensor.dim"]
+        return self._noted(USED, value)
 
     def readers(self, value: ir.Value) -> list[ir.Operation]:
         """All ops that read the value."""
-        return self._readers.get(value, [])
+        return self._noted(READ, value)
+
+    def asked(self, question: int, value: ir.Value) -> list[ir.Operation]:
+        """The answer of ``users`` or ``readers``, for whoever compares traces."""
+        found = self._readers.get(value, [])
+        return found if question == READ else [op for op in found if op.name != "tensor.dim"]
+
+    def _noted(self, question: int, value: ir.Value) -> list[ir.Operation]:
+        found = self.asked(question, value)
+        if self.trace is not None:
+            self.trace.note(question, value, found)
+        return found
 
     def body(self, op: ir.Operation) -> list[ir.Operation]:
         """The operations of the op's region, in order."""
         return self._bodies[op]
+
+    def body_if_known(self, op: ir.Operation) -> list[ir.Operation] | None:
+        return self._bodies.get(op)

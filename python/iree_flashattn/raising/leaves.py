@@ -63,3 +63,14 @@ def find_product(reader: Reader, node: Node, depth: int = 40) -> Load | None:
             if found is not None:
                 return found
     return None
+
+
+def products_of(reader: Reader, node: Node, depth: int = 40) -> list[Load]:
+    """All contractions below the node through elementwise ops."""
+    node = reader.head(node)
+    if isinstance(node, Load):
+        op = reader.producer(node.value)
+        return [node] if op is not None and is_contraction(reader, op) else []
+    if isinstance(node, Apply) and depth:
+        return [found for a in node.args for found in products_of(reader, a, depth - 1)]
+    return []

@@ -18,6 +18,7 @@ from .axes import ZERO, Lin, Size, dense_length, times
 from .exponent import Term, exponent, is_zero, terms_of
 from .expr import Apply, Const, Load, Node, Reduce
 from .folding import apply
+from .leaves import products_of
 from .operands import Candidate
 from .place import move_anchor
 from .product import Product
@@ -26,6 +27,7 @@ from .reader import Reader
 from .refuse import Refuse
 from .roles import extent_of
 from .rowmax import drop_row_maxima
+from .shared import Shared
 from .unify import Unifier, atoms_of, strip_casts
 from .views import view_of
 from .walk import elementwise_results
@@ -39,7 +41,8 @@ def find_lse(reader: Reader, product: Product, target: ir.Value, attempt: Attemp
     assert op is not None
     if not product.softmax.terms:  # IREE's own ops: their scores are no tensor
         return
-    for log in reader.shared.index.logs:
+    dot = product.score.dot
+    for log in reader.shared.logs_over(dot.value) if isinstance(dot, Load) else []:
         if log.block != op.block:
             continue
         for value in elementwise_results(log, reader.shared):
@@ -51,6 +54,28 @@ def find_lse(reader: Reader, product: Product, target: ir.Value, attempt: Attemp
                 attempt.site.lse, attempt.site.lse_empty = view, empty  # type: ignore[assignment]
                 return
             break
+
+
+def learn_logs(shared: Shared) -> None:
+    """Notes which logarithms have to do with which scores, so that a site looks at its own only."""
+    for log in shared.index.logs:
+        reader = Reader(shared)
+        for result in log.results:
+            if not isinstance(result.type, ir.RankedTensorType):
+                continue
+            for product in _products_under(reader, reader.load(result, reader.axes_of(result)), 8):
+                shared.logs.setdefault(product, []).append(log)
+
+
+def _products_under(reader: Reader, node: Node, depth: int) -> set[ir.Value]:
+    """The products of two tensors in the scores that are summed up below the node."""
+    head = strip_casts(reader, node)
+    if isinstance(head, Apply) and depth:
+        return set().union(*(_products_under(reader, a, depth - 1) for a in head.args))
+    reduce = reader.reduction(head) if isinstance(head, Load) else None
+    if reduce is None or reduce.combine != "add":
+        return set()
+    return {found.value for found in products_of(reader, reduce.body)}
 
 
 def _match(

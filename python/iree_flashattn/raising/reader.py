@@ -78,7 +78,7 @@ class Reader:
 
     def _up(self, load: Load) -> Node | None:
         op = self.producer(load.value)
-        if op is None or load.value in self.shared.outputs:
+        if op is None or self.shared.is_output(load.value):
             return None
         name = op.name
         rule = STRUCTURAL.get(name)

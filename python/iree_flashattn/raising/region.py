@@ -78,7 +78,7 @@ def constant_node(op: ir.Operation) -> Node | None:
 
 def outer_scalar(value: ir.Value, sizes: Sizes) -> Node:
     """A scalar from outside a region: folded to a constant where it is one."""
-    op = sizes.index.producer(value)
+    op = sizes.index.maker(value)
     dtype = dtype_of(value.type)
     if op is not None and op.name == "arith.constant":
         node = constant_node(op)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iree.compiler import ir
 
 from .expr import Const
-from .index import Index
+from .index import MADE_BY_A_SITE, UNDER_A_LOG, Index
 from .region import Program, Unsupported, compile_block, dtype_of
 from .sizes import Sizes
 from .structure import LinalgOp, Parsed, parse_linalg
@@ -27,11 +27,26 @@ class Shared:
         # Results of the sites raised so far: read as they are. What they are made of goes away,
         # and would have to stay for whoever read it there.
         self.outputs: set[ir.Value] = set()
+        self.logs: dict[ir.Value, list[ir.Operation]] = {}  # by the product of the scores
         self._linalg: dict[ir.Operation, LinalgOp | None] = {}
         self._programs: dict[ir.Operation, Program | None] = {}
         self._elements: dict[ir.Type, str] = {}
         self._reducers: dict[tuple[ir.Operation, int], tuple[str, int] | None] = {}
         self._splats: dict[ir.Operation, Const | None] = {}
+
+    def is_output(self, value: ir.Value) -> bool:
+        """Whether a site that was raised before makes the value."""
+        found = value in self.outputs
+        if self.index.trace is not None:
+            self.index.trace.note(MADE_BY_A_SITE, value, found)
+        return found
+
+    def logs_over(self, product: ir.Value) -> list[ir.Operation]:
+        """Logarithms of sums of exponentials of what the product of two tensors became."""
+        found = self.logs.get(product, [])
+        if self.index.trace is not None:
+            self.index.trace.note(UNDER_A_LOG, product, bool(found))
+        return found
 
     def element(self, value: ir.Value) -> str:
         kind = value.type
@@ -65,7 +80,7 @@ class Shared:
         assert info.body is not None
         accumulator = info.body.arguments[len(info.ins) + number]
         terminator = self.index.body(info.op)[-1]
-        op = self.index.producer(terminator.operands[number])
+        op = self.index.maker(terminator.operands[number])
         if op is None:
             return None
         combine = _REDUCERS.get(op.name.partition(".")[2])

@@ -7,12 +7,13 @@ from iree.compiler import ir
 from ..extent import Extent
 from ..refusal import Refusal
 from ..site import AttentionSite
+from .again import Repeats
 from .assemble import Attempt, assemble
 from .axes import Lin
-from .equalities import comparable, learn_sizes
+from .equalities import learn_sizes
 from .expr import Load
 from .index import Index
-from .lse import find_lse
+from .lse import find_lse, learn_logs
 from .product import Product, read_product
 from .reader import Reader
 from .refuse import Refuse
@@ -21,15 +22,18 @@ from .walk import candidate_products, forward_chain
 from .weights import place
 
 
-def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
+def raise_sites(module: ir.Module, index: Index | None = None) -> list[AttentionSite | Refusal]:
     """Every attention of a module at the end of the preprocessing phase, in program order.
 
     The module is not changed. A candidate that cannot be proven is a :class:`Refusal`; a site's
     views may hold a :class:`~.term.Term` where no single tensor has what a kernel reads.
+    ``index`` is the module's, where somebody has made it already.
     """
-    index = Index(module)
+    index = index or Index(module)
     shared = Shared(index)
     learn_sizes(shared)
+    learn_logs(shared)
+    repeats = Repeats(shared)
     seen: set = set()
     tried: set = set()
     results: list[AttentionSite | Refusal] = []
@@ -38,7 +42,7 @@ def raise_sites(module: ir.Module) -> list[AttentionSite | Refusal]:
             continue
         tried.add(start)
         for value in candidate_products(start, shared, seen):
-            outcome = raise_value(value, shared)
+            outcome = repeats.raised(value, raise_value)
             if outcome is None:
                 continue
             if isinstance(outcome, AttentionSite):
@@ -107,7 +111,6 @@ def _read(target: ir.Value, shared: Shared) -> Attempt:
     attempt.site.equal = [(Extent.of(a), Extent.of(b)) for a, b in dict.fromkeys(reader.equal)]
     place(reader, product, target, attempt)
     find_lse(reader, product, target, attempt)
-    attempt.site.equal = comparable(shared, attempt.site)
     return attempt
 
 

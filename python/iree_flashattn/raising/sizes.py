@@ -7,6 +7,7 @@ so two names of one size compare equal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from iree.compiler import ir
@@ -90,15 +91,16 @@ class Sizes:
                 return
 
     def settle(self) -> None:
-        self._shapes.clear()
-        self._index.clear()
+        if self._same:
+            self._shapes.clear()
+            self._index.clear()
 
     def _earlier(self, one: object, other: object) -> bool:
         """Whether the first symbol is known wherever the second one is."""
         a, b = (s.value if isinstance(s, DimOf) else s for s in (one, other))
         if one == other or not isinstance(a, ir.Value) or not isinstance(b, ir.Value):
             return False
-        first, second = self.index.producer(a), self.index.producer(b)
+        first, second = self.index.maker(a), self.index.maker(b)
         if first is None:
             return second is not None or b.owner == a.owner
         if second is None or first.block != second.block:
@@ -140,7 +142,7 @@ class Sizes:
         return self._index[value]
 
     def _compute_index(self, value: ir.Value) -> Size:
-        op = self.index.producer(value)
+        op = self.index.maker(value)
         symbol = Extent.symbol(value)
         if op is None:
             return symbol
@@ -149,7 +151,7 @@ class Sizes:
             number = constant_int(op)
             return symbol if number is None else number
         if name == "tensor.dim":
-            source, position = op.operands[0], constant_int(self.index.producer(op.operands[1]))
+            source, position = op.operands[0], constant_int(self.index.maker(op.operands[1]))
             return symbol if position is None else self.shape(source)[position]
         if name in ("arith.index_cast", "arith.index_castui", "arith.extsi", "arith.extui"):
             return self.of_index(op.operands[0])
@@ -204,7 +206,8 @@ class Sizes:
             if kind.has_static_shape:
                 known = tuple(kind.shape)
             else:
-                known = tuple(self.canonical(s) for s in self._dynamic(value, list(kind.shape)))
+                found = self._dynamic(value, list(kind.shape))
+                known = found if type(found) is tuple else tuple(map(self.canonical, found))
             self._shapes[value] = known
         return known
 
@@ -214,16 +217,14 @@ class Sizes:
             known = self.shape(value)
         return known
 
-    def _dynamic(self, value: ir.Value, static: list[int]) -> list[Size]:
-        op = self.index.producer(value)
-        unknown: list[Size] = [
-            s if s != DYNAMIC else Extent.symbol(DimOf(value, i)) for i, s in enumerate(static)
-        ]
-        if op is None:
-            return unknown
-        found = self._from_producer(op, value, static)
+    def _dynamic(self, value: ir.Value, static: list[int]) -> Sequence[Size]:
+        op = self.index.maker(value)
+        if op is not None and op.name == "linalg.generic":
+            operands = op.operands  # those that the results are written to are the last
+            return self.shape(operands[len(operands) - len(op.results) + result_number(op, value)])
+        found = None if op is None else self._from_producer(op, value, static)
         if found is None:
-            return unknown
+            found = [Extent.symbol(DimOf(value, i)) for i in range(len(static))]
         return [s if s != DYNAMIC else f for s, f in zip(static, found, strict=True)]
 
     def _from_producer(
@@ -245,7 +246,7 @@ class Sizes:
             full = _fill(shape, [self.of_index(v) for v in segments(op)[2]])
             return None if full is None else _drop_units(full, static)
         if name == "tensor.reshape":
-            elements = self.index.producer(op.operands[1])
+            elements = self.index.maker(op.operands[1])
             if elements is not None and elements.name == "tensor.from_elements":
                 return [self.of_index(v) for v in elements.operands]
             return None
@@ -262,10 +263,9 @@ class Sizes:
                 result[dim] = plus(result[dim], other[dim])
             return result
         if name.startswith(("linalg.", "iree_linalg_ext.")) and name != "linalg.pack":
-            position = result_number(op, value)
-            count = len(op.results)
-            tensors = [v for v in op.operands if isinstance(v.type, ir.RankedTensorType)]
-            return list(self.shape(tensors[len(tensors) - count + position]))
+            operands = op.operands  # those that the results are written to are the last
+            first = len(operands) - len(op.results)
+            return list(self.shape(operands[first + result_number(op, value)]))
         if name.startswith(("arith.", "math.")):
             return list(self.shape(op.operands[-1]))
         return None
