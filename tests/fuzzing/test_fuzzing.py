@@ -14,6 +14,7 @@ from fuzzing import compiled, runner
 from fuzzing.batches import counts, jobs, problems, run_jobs, summary
 from fuzzing.cases import make_case
 from fuzzing.runner import Tally, run
+from fuzzing.worker import run_batch
 
 PROGRAMS, COMPILED, AT_ONCE = 2000, 600, 200
 # What front ends really write: each has to be in the programs, often enough to mean something.
@@ -71,6 +72,13 @@ def test_every_feature_is_substituted(covered: Tally, capsys: pytest.CaptureFixt
         print(f"\n{summary(covered)}")
     absent = {name: covered.features[name] for name in FEATURES if not covered.features[name][1]}
     assert not absent, absent
+
+
+def test_rearranged_probabilities_of_run_time_sizes() -> None:
+    """A reshape of P that only tells a size, and heads that would be as many as the batch."""
+    tally = run_batch(200595, 1, "dynamic")
+    assert not problems(tally), problems(tally)
+    assert tally.substituted == tally.sites == 1
 
 
 def test_a_wrong_site_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,3 +132,24 @@ def test_different_sizes_are_not_mixed_up(raise_text: Callable) -> None:
     if isinstance(site, AttentionSite):
         assert site.q_len == site.kv_len
         assert named(site) == 2
+
+
+ASKED = """%x = tensor.expand_shape %p [[0], [1], [2, 3]] output_shape [2, %l, %s, 1]
+      : {S} into tensor<2x?x?x1xf32>
+  %d = tensor.dim %x, %one : tensor<2x?x?x1xf32>
+  "test.use"({used}) : ({kind}) -> ()"""
+
+
+def test_probabilities_whose_size_is_asked_for(raise_text: Callable) -> None:
+    """Behind a reshape that nothing else reads: nobody reads the probabilities."""
+    after = ASKED.format(S=S, used="%d", kind="index")
+    (site,) = raise_text(program("%l", "%s", after=after))
+    assert isinstance(site, AttentionSite)
+    assert site.weights is None
+
+
+def test_probabilities_behind_a_reshape_are_weights(raise_text: Callable) -> None:
+    after = ASKED.format(S=S, used="%x", kind="tensor<2x?x?x1xf32>")
+    (site,) = raise_text(program("%l", "%s", after=after))
+    assert isinstance(site, AttentionSite)
+    assert site.weights is not None

@@ -19,6 +19,10 @@ _STARTS = frozenset(
     """math.exp math.exp2 math.powf linalg.softmax iree_linalg_ext.attention
     iree_linalg_ext.online_attention""".split()
 )
+_REARRANGING = frozenset(
+    """tensor.expand_shape tensor.collapse_shape tensor.reshape tensor.cast
+    linalg.transpose""".split()
+)
 _LOGS = frozenset(("math.log", "math.log2", "linalg.log"))
 # Ops of these dialects may be erased when nobody reads them.
 PURE_DIALECTS = ("arith", "math", "tensor", "linalg", "iree_linalg_ext", "affine", "complex")
@@ -137,7 +141,7 @@ class Index:
         return self._makers.get(value)
 
     def users(self, value: ir.Value) -> list[ir.Operation]:
-        """The ops that read the value, but for those that only ask its size."""
+        """The ops that read the value's elements, not its size alone."""
         return self._noted(USED, value)
 
     def readers(self, value: ir.Value) -> list[ir.Operation]:
@@ -147,7 +151,17 @@ class Index:
     def asked(self, question: int, value: ir.Value) -> list[ir.Operation]:
         """The answer of ``users`` or ``readers``, for whoever compares traces."""
         found = self._readers.get(value, [])
-        return found if question == READ else [op for op in found if op.name != "tensor.dim"]
+        return found if question == READ else [op for op in found if not self._asks_size(op, 8)]
+
+    def _asks_size(self, op: ir.Operation, depth: int) -> bool:
+        """Whether only the size of what the op reads matters: ``tensor.dim``, and what rearranges
+        a tensor for it or for nobody. The compiler finds such sizes without the elements."""
+        if op.name == "tensor.dim":
+            return True
+        if op.name not in _REARRANGING or not depth:
+            return False
+        return all(self._asks_size(reader, depth - 1) for reader in self._readers.get(
+            op.results[0], []))  # fmt: skip
 
     def _noted(self, question: int, value: ir.Value) -> list[ir.Operation]:
         found = self.asked(question, value)

@@ -190,6 +190,7 @@ def _splits(
     if group:
         for order in orders:
             # heads of a group as batch: K and V do not vary with them, the batch has to be free
-            yield group, order, []
+            if all(isinstance(a.extent, int) for a in order):  # kernels know how many heads
+                yield group, order, []
             yield group + order, [], []
             yield order + group, [], []
