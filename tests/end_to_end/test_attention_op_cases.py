@@ -163,3 +163,42 @@ func.func @attention(%q: tensor<2x5x8xf32>, %k: tensor<2x7x8xf32>, %v: tensor<2x
 def test_online_op(mask: bool, swapped: bool, compile_served: Callable) -> None:
     case = Case("attention", batch=2, rows=5, keys=7, dim=8, mask="causal" if mask else "")
     check(case, running.load(compile_served(online(mask, swapped)).vmfb))
+
+
+def test_lse_of_flex_attention(compile_served: Callable) -> None:
+    """PyTorch's: the natural one. (The stock compiler adds logarithms of two bases.)"""
+    row = "affine_map<(b, m) -> (b, m)>"
+    loops = 'iterator_types = ["parallel", "parallel"]'
+    kind = "tensor<2x5xf32>"
+    text = online(mask=True, swapped=False)
+    text = text.replace("    -> tensor<2x5x4xf32> {", f"    -> (tensor<2x5x4xf32>, {kind}) {{", 1)
+    text = text.replace("  return %n : tensor<2x5x4xf32>", f"""
+  %ln2 = arith.constant 0.6931471805599453 : f32
+  %l2 = linalg.generic {{indexing_maps = [{row}, {row}, {row}], {loops}}}
+      ins(%o#2, %o#1 : {kind}, {kind}) outs(%r : {kind}) {{
+  ^bb0(%t: f32, %m: f32, %z: f32):
+    %g = math.log %t : f32
+    %x = arith.addf %g, %m : f32
+    linalg.yield %x : f32
+  }} -> {kind}
+  %lse = linalg.generic {{indexing_maps = [{row}, {row}], {loops}}}
+      ins(%l2 : {kind}) outs(%r : {kind}) {{
+  ^bb0(%t: f32, %z: f32):
+    %x = arith.mulf %t, %ln2 : f32
+    linalg.yield %x : f32
+  }} -> {kind}
+  return %n, %lse : tensor<2x5x4xf32>, {kind}""")  # fmt: skip
+    done = compile_served(text)
+    (site,) = done.sites
+    assert site["lse"]
+    case = Case("attention", batch=2, rows=5, keys=7, dim=8, mask="causal")
+    q, k, v, mask = case.inputs(np.random.default_rng(3))
+    mask[1, 2] = False
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = 0.5 * q.astype(np.float64) @ k.astype(np.float64).swapaxes(1, 2)
+        exponentials = np.exp(scores) * mask
+        total = exponentials.sum(-1)
+        wanted = np.nan_to_num((exponentials @ v) / total[..., None]), np.log(total)
+    got = running.load(done.vmfb)(q, k, v, mask)
+    for found, right in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(found), right, rtol=1e-5, atol=1e-5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from iree_flashattn.refusal import Refusal
 from iree_flashattn.site import AttentionSite
 
@@ -100,15 +102,16 @@ def test_region_that_drops_the_scores(raise_text: Callable) -> None:
     assert isinstance(one(raise_text, module(region=region)), Refusal)
 
 
-def online(divided_by: str) -> str:
+def online(divided_by: str, more: str = "", result: str = "") -> str:
     maps = ", ".join(
         f"affine_map<(h, m, k, d, n) -> ({r})>"
         for r in ("h, m, d", "h, k, d", "h, k, n", "", "h, m, n", "h, m", "h, m")
     )
     row, full = "affine_map<(h, m, n) -> (h, m)>", "affine_map<(h, m, n) -> (h, m, n)>"
+    kind = f", {LSE}" if result else ""
     return f"""
 func.func @main(%q: tensor<2x5x8xf32>, %k: tensor<2x7x8xf32>, %v: tensor<2x7x4xf32>)
-    -> tensor<2x5x4xf32> {{
+    -> (tensor<2x5x4xf32>{kind}) {{
   %c = arith.constant 0.25 : f32
   %zero = arith.constant 0.0 : f32
   %one = arith.constant 1.0 : f32
@@ -133,7 +136,8 @@ func.func @main(%q: tensor<2x5x8xf32>, %k: tensor<2x7x8xf32>, %v: tensor<2x7x4xf
     %p = arith.mulf %i, %y : f32
     linalg.yield %p : f32
   }} -> tensor<2x5x4xf32>
-  return %n : tensor<2x5x4xf32>
+  {more}
+  return %n{result} : tensor<2x5x4xf32>{kind}
 }}
 """
 
@@ -148,3 +152,70 @@ def test_online_form_divided_by_its_maxima(raise_text: Callable) -> None:
     found = one(raise_text, online("%o#1"))
     assert isinstance(found, Refusal)
     assert "row maxima" in found.reason
+
+
+LSE = "tensor<2x5xf32>"
+
+
+def flex_lse(
+    op: str = "addf", sums: str = "%o#2", maxima: str = "%o#1", swapped: bool = False,
+    factor: float = 0.6931471805599453, read: str = "h, m",
+) -> str:  # fmt: skip
+    """What torch's flex_attention returns as its LSE, as its export arrives."""
+    maps = [f"affine_map<(h, m) -> ({x})>" for x in ("h, m", read, "h, m")]
+    args = ["%x: f32", "%y: f32"]
+    values = [sums, maxima]
+    if swapped:
+        args.reverse()
+        values.reverse()
+    both = f"outs(%r : {LSE}) {{"
+    loops = 'iterator_types = ["parallel", "parallel"]'
+    return f"""
+  %ln2 = arith.constant {factor:.9e} : f32
+  %l2 = linalg.generic {{indexing_maps = [{", ".join(maps)}], {loops}}}
+      ins({", ".join(values)} : {LSE}, {LSE}) {both}
+  ^bb0({", ".join(args)}, %z: f32):
+    %g = math.log %x : f32
+    %t = arith.{op} %g, %y : f32
+    linalg.yield %t : f32
+  }} -> {LSE}
+  %lse = linalg.generic {{indexing_maps = [{maps[0]}, {maps[0]}], {loops}}}
+      ins(%l2 : {LSE}) {both}
+  ^bb0(%x: f32, %z: f32):
+    %t = arith.mulf %x, %ln2 : f32
+    linalg.yield %t : f32
+  }} -> {LSE}"""
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_lse_of_flex_attention(raise_text: Callable, swapped: bool) -> None:
+    site = one(raise_text, online("%o#2", flex_lse(swapped=swapped), ", %lse"))
+    assert isinstance(site, AttentionSite), site
+    assert site.lse is not None
+    assert site.lse_empty == "inf"
+    assert [int(n) for n in site.lse.strides[1:3]] == [5, 1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"op": "subf"},
+        {"maxima": "%o#2"},
+        {"sums": "%o#1"},
+        {"maxima": "%max"},
+        {"factor": 0.5},
+    ],
+    ids=["difference", "two sums", "two maxima", "initial maxima", "factor"],
+)
+def test_what_resembles_an_lse_stays(raise_text: Callable, other: dict) -> None:
+    site = one(raise_text, online("%o#2", flex_lse(**other), ", %lse"))
+    assert isinstance(site, AttentionSite), site
+    assert site.lse is None
+
+
+def test_logarithm_without_the_factor_stays(raise_text: Callable) -> None:
+    """In which base it is meant is not to be told."""
+    text = flex_lse().partition("  %lse =")[0]
+    site = one(raise_text, online("%o#2", text, ", %l2"))
+    assert isinstance(site, AttentionSite), site
+    assert site.lse is None

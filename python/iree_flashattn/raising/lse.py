@@ -14,9 +14,11 @@ from iree.compiler import ir
 
 from ..site import AttentionSite, View
 from .assemble import Attempt
+from .attention_op import NAMES
 from .axes import ZERO, Lin, Size, dense_length, times
 from .exponent import Term, exponent, is_zero, terms_of
 from .expr import Apply, Const, Load, Node, Reduce
+from .flex_lse import match_flex_lse
 from .folding import apply
 from .leaves import products_of
 from .operands import Candidate
@@ -39,10 +41,10 @@ def find_lse(reader: Reader, product: Product, target: ir.Value, attempt: Attemp
     """Sets the site's LSE where a tensor of its block holds it and the kernel can bring it."""
     op = reader.producer(target)
     assert op is not None
-    if not product.softmax.terms:  # IREE's own ops: their scores are no tensor
+    below = product.softmax.row_sums or product.score.dot
+    if not isinstance(below, Load):  # the attention op: its scores are no tensor
         return
-    dot = product.score.dot
-    for log in reader.shared.logs_over(dot.value) if isinstance(dot, Load) else []:
+    for log in reader.shared.logs_over(below.value):
         if log.block != op.block:
             continue
         for value in elementwise_results(log, reader.shared):
@@ -68,11 +70,15 @@ def learn_logs(shared: Shared) -> None:
 
 
 def _products_under(reader: Reader, node: Node, depth: int) -> set[ir.Value]:
-    """The products of two tensors in the scores that are summed up below the node."""
+    """The products of two tensors in the scores that are summed up below the node, or the row sums
+    of an online attention op."""
     head = strip_casts(reader, node)
     if isinstance(head, Apply) and depth:
         return set().union(*(_products_under(reader, a, depth - 1) for a in head.args))
     reduce = reader.reduction(head) if isinstance(head, Load) else None
+    if isinstance(head, Load) and reduce is None:
+        op = reader.producer(head.value)
+        return {head.value} if op is not None and op.name == NAMES[1] else set()
     if reduce is None or reduce.combine != "add":
         return set()
     return {found.value for found in products_of(reader, reduce.body)}
@@ -85,6 +91,10 @@ def _match(
     if reader.shared.element(value) not in _ELEMENTS:
         return None
     roots = reader.axes_of(value)
+    if product.softmax.row_sums is not None:
+        online = match_flex_lse(reader, value, roots, product.softmax.row_sums)
+        view = None if online is None else _dense(reader, value, roots, online, attempt)
+        return None if view is None else (view, "inf")
     parts = _log_of_sum(reader, reader.load(value, roots))
     if parts is None:
         return None

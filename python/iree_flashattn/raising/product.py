@@ -127,7 +127,9 @@ def _online(reader: Reader, op: ir.Operation, load: Load, denominator: Node) -> 
         value = float(start.value) if isinstance(start, Const) else None
         if value is None or (position != -2 and value != 0) or value > 0:
             raise Refuse(rule, "the online attention goes on from earlier results", name)
-    return read_attention(reader, op, load)
+    product = read_attention(reader, op, load)
+    product.softmax.row_sums = row_sum
+    return product
 
 
 def _finish(reader: Reader, softmax: Softmax, v: Node, final: Load) -> Product:

@@ -35,6 +35,7 @@ class Softmax:
     scaled: list[Load] = field(default_factory=list)  # tensors that hold P times ``factors``
     factors: list[Node] = field(default_factory=list)  # what P is multiplied by before V
     spelling: str = "exp / sum"
+    row_sums: Load | None = None  # of the online attention op that the softmax is in
 
 
 def quotient_of(reader: Reader, head: Node, keys: set) -> tuple[Node, Node, str]:
