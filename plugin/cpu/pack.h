@@ -59,6 +59,10 @@ FA_INLINE void pack_columns(const Element *source, int64_t step, int64_t rows, i
         int64_t n = rows - r < kWhole ? rows - r : kWhole;
         const Element *x = source + (c + j) * step + r;
         Vec block[W];
+        // The next keys: a transposition reads too many rows at a time for the hardware to foresee.
+        if (c + j + 2 * W <= columns)
+#pragma unroll
+          for (int i = 0; i < W; ++i) __builtin_prefetch(x + (W + i) * step);
         if (lanes >= W && n == kWhole) {
 #pragma unroll
           for (int i = 0; i < W; ++i) block[i] = load_words(x + i * step, kWhole);
