@@ -78,6 +78,10 @@ class Extent:
 
     __rmul__ = __mul__
 
+    def is_multiple_of(self, number: int) -> bool:
+        """Whether it is one whatever its symbols are."""
+        return all(c % number == 0 for c in self.terms.values())
+
     def divided_by(self, other: Extent | int) -> Extent | None:
         """The exact quotient, or None if there is none: division of polynomials."""
         other = Extent.of(other)

@@ -85,6 +85,46 @@ def test_a_row_for_few_lanes_declines_long_keys():
     assert spirv.refuses(LANE, site) == "is for 50000 keys at most, the site has 50001"
 
 
+UNITS = catalog.find("fa_forward_f16_lane8_units_d64")
+
+
+def whole_site(k_strides=(64 * 8, 64, 64, 1), offset=0, dk=64):
+    """K as given, everything else whole."""
+    whole = SimpleNamespace(
+        value=None, dtype="f16", offset=Extent(0), strides=tuple(map(Extent, (512, 64, 64, 1)))
+    )
+    k = SimpleNamespace(
+        value=None, dtype="f16", offset=Extent.of(offset), strides=tuple(map(Extent.of, k_strides))
+    )
+    sizes = {name: Extent(8) for name in ("batch", "heads", "kv_heads", "q_len", "kv_len")}
+    return SimpleNamespace(
+        q=whole, k=k, v=whole, out=whole, mask=None, bias=None, weights=None, dk=Extent(dk),
+        dv=Extent(64), **sizes,
+    )  # fmt: skip
+
+
+N = Extent.symbol("n")
+
+
+@pytest.mark.parametrize(
+    ("changed", "served"),
+    [
+        ({}, True),
+        ({"k_strides": (N * 64, N * 4, 64, 1)}, True),
+        ({"k_strides": (N * 64, N, 64, 1)}, False),
+        ({"k_strides": (512, 64, 66, 1)}, False),
+        ({"k_strides": (512, 64, 1, 8)}, False),
+        ({"offset": 4}, True),
+        ({"offset": N * 8 + 2}, False),
+        ({"dk": 62}, False),
+    ],
+)
+def test_units_have_to_be_whole(changed, served):
+    """Units of 8 bytes are four elements of f16, wherever a row begins."""
+    reason = spirv.refuses(UNITS, whole_site(**changed))
+    assert reason == (None if served else "the rows of K may not be whole units of 8 bytes")
+
+
 def test_nothing_is_asked_for_the_last_row():
     assert spirv.device_checks(PACKED, GENERIC) == []
 

@@ -23,27 +23,30 @@ def vulkan_module(bench, form: str = "vulkan-spirv-fb", **sizes):
 def test_rows_in_order_each_with_its_condition(bench):
     module = vulkan_module(bench)
     report = bench.substitute(module)
-    assert [(s.matched, s.kernel) for s in report.sites] == [(True, "fa_forward_f32_lane8_d64")]
+    assert [(s.matched, s.kernel) for s in report.sites] == [(True, "fa_forward_f32_lane8_units_d64")]
     bench.check(
         module,
         """
-CHECK: hal.executable private @fa_forward_f32_lane8_d64
+CHECK: hal.executable private @fa_forward_f32_lane8_units_d64
 CHECK: hal.executable.variant public @vulkan_spirv_fb target
-CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_lane8_d64.spv"}>])
+CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_lane8_units_d64.spv"}>])
 CHECK: hal.executable.condition
 CHECK: key("vulkan.feature" :: "storage_buffer_8bit_access")
+CHECK: key("vulkan.feature" :: "shader_int64")
 CHECK: key("vulkan.device" :: "subgroup_size")
-CHECK: hal.executable.export public @fa_forward_f32_lane8_d64 ordinal(0)
+CHECK: hal.executable.export public @fa_forward_f32_lane8_units_d64 ordinal(0)
 CHECK: hal.executable.variant public @vulkan_spirv_fb_1 target
-CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_lane4_d64.spv"}>])
+CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_lane8_d64.spv"}>])
 CHECK: hal.executable.variant public @vulkan_spirv_fb_2 target
+CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_lane4_d64.spv"}>])
+CHECK: hal.executable.variant public @vulkan_spirv_fb_3 target
 CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_tile_d64.spv"}>])
 CHECK: hal.executable.condition
-CHECK: hal.executable.variant public @vulkan_spirv_fb_3 target
+CHECK: hal.executable.variant public @vulkan_spirv_fb_4 target
 CHECK-SAME: objects([#hal.executable.object<{path = "/kernels/fa_forward_f32_packed_d256.spv"}>])
 CHECK-NOT: hal.executable.condition
 CHECK: hal.executable.export public @fa_forward_f32_packed_d256 ordinal(0)
-CHECK: flow.dispatch {@fa_forward_f32_lane8_d64::@vulkan_spirv_fb::@fa_forward_f32_lane8_d64,
+CHECK: flow.dispatch {@fa_forward_f32_lane8_units_d64::@vulkan_spirv_fb::@fa_forward_f32_lane8_units_d64,
 """,
     )
 

@@ -19,6 +19,7 @@ from .demands import operands
 
 if TYPE_CHECKING:
     from ..catalog import Kernel
+    from ..extent import Extent
     from ..site import AttentionSite, View
     from ..target import Target
 
@@ -33,6 +34,7 @@ _IMPLIED = {
     "storage_buffer_16bit_access": ("storage", "b16"),
     "shader_int8": ("compute", "int8"),
     "shader_int16": ("compute", "int16"),
+    "shader_int64": ("compute", "int64"),
     "shader_float16": ("compute", "fp16"),
 }
 # Matrix rows multiply 16x16x16 (VK_KHR_cooperative_matrix) into f32. NVIDIA's drivers offer that
@@ -78,6 +80,9 @@ def refuses(row: Kernel, site: AttentionSite) -> str | None:
             return f"{name} takes over 4 GiB, the most that a storage buffer holds"
         if row.extra.get("whole_words") and not _whole_words(view):
             return f"the bytes of {name} may not be a multiple of 4"
+        unit = row.extra.get("unit_bytes", 0) // _BYTES[view.dtype]
+        if unit and name in ("K", "V") and not _in_units(view, columns, unit):
+            return f"the rows of {name} may not be whole units of {row.extra['unit_bytes']} bytes"
     return None
 
 
@@ -103,6 +108,13 @@ def _whole_words(view: View) -> bool:
     axes = range(kind.rank)
     static = (kind.get_dim_size(axis) for axis in axes if not kind.is_dynamic_dim(axis))
     return prod(static, start=_BYTES[view.dtype]) % 4 == 0
+
+
+def _in_units(view: View, columns: Extent, unit: int) -> bool:
+    """Whether every row consists of whole units of ``unit`` elements, whatever is known only at run
+    time."""
+    *steps, along = view.strides
+    return along == 1 and all(x.is_multiple_of(unit) for x in (*steps, view.offset, columns))
 
 
 def device_checks(row: Kernel, target: Target) -> list[Check]:

@@ -65,6 +65,12 @@ def serves(kernel: catalog.Kernel, problem: Problem) -> bool:
 
 def fits(kernel: catalog.Kernel, made: Operands) -> bool:
     """What depends on the operands as they lie in memory."""
+    unit = kernel.extra.get("unit_bytes", 0) // made.k.buffer.itemsize
+    if unit and any(
+        x.transposed or any(step % unit for step in (*x.strides, x.offset, x.shape[-1]))
+        for x in (made.k, made.v)
+    ):
+        return False
     if not kernel.extra.get("whole_words"):
         return True
     buffers = [x.buffer for x in (made.q, made.k, made.v, made.o)]

@@ -49,6 +49,7 @@ def test_a_bad_query_stays_in_its_row(kernel, value):
 
 # Row, keys and head dim for which lavapipe has too few turns of loops, given a mask.
 LONG = {
+    "fa_forward_f32_lane8_units_d64": (70_000, 8),
     "fa_forward_f32_lane8_d64": (70_000, 8),
     "fa_forward_f32_lane8_d64_weights": (40_000, 8),
     "fa_forward_f32_tile_d256": (5_000, 256),

@@ -21,6 +21,7 @@ NAMES = (
     "fa_forward_f32_tile_d64",
     "fa_forward_f16_tile_d64",
     "fa_forward_bf16_lane8_d64",
+    "fa_forward_f16_lane8_units_d64",
     "fa_forward_f16_packed_d256",
     "fa_partial_f16_team8_d64",
     "fa_forward_f32_lane8_d64_weights",
