@@ -47,12 +47,18 @@ FAMILIES = {
     "Albert": Family(1, {"embedding_size": 16}), "Electra": Family(1, {"embedding_size": 16}),
     "Esm": Family(1), "MPNet": Family(1, sdpa=False), "RoFormer": Family(1, sdpa=False),
     "XLM": Family(1, sdpa=False), "MobileBert": Family(1), "Canine": Family(3, sdpa=False),
+    "Data2VecText": Family(1), "Camembert": Family(1), "XLMRoberta": Family(1),
+    "MegatronBert": Family(1, sdpa=False),
+    "DebertaV2": Family(
+        1, {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8,
+            "max_relative_positions": 16}, sdpa=False,
+    ),
     "ModernBert": Family(
         2, {"num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2}
     ),
     # encoders and decoders
     "T5": Family(3), "LongT5": Family(3, sdpa=False), "Bart": Family(3), "Marian": Family(3),
-    "ProphetNet": Family(4, sdpa=False),
+    "ProphetNet": Family(4, sdpa=False), "Pegasus": Family(3), "MBart": Family(3),
     "Whisper": Family(3, {"num_mel_bins": 20, "max_source_positions": 32}),
     # decoders
     "OpenAIGPT": Family(1, sdpa=False), "GPT2": Family(1, sdpa=False), "GPTNeoX": Family(1),
@@ -64,11 +70,23 @@ FAMILIES = {
     "Gemma3Text": Family(
         2, {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
     ),
-    "DiffLlama": Family(2),
+    "DiffLlama": Family(2), "Phi3": Family(1), "Cohere": Family(1), "SmolLM3": Family(1),
+    "Granite": Family(1), "Starcoder2": Family(1), "Nemotron": Family(1),
+    "Glm": Family(1, {"partial_rotary_factor": 0.5}),
+    "DeepseekV3": Family(  # without experts, which IREE does not import
+        1, {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+            "v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+            "first_k_dense_replace": 1},
+    ),
     "BioGpt": Family(1), "CTRL": Family(1, {"dff": 64}, sdpa=False),
     # images and sound
     "ViT": Family(1), "Dinov2": Family(1), "CLIPVision": Family(1), "SiglipVision": Family(2),
-    "PixtralVision": Family(1), "Wav2Vec2": Family(1, WAVES),
+    "PixtralVision": Family(1), "Wav2Vec2": Family(1, WAVES), "Hubert": Family(1, WAVES),
+    "DeiT": Family(1),
+    "Swin": Family(
+        2, {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 2,
+            "patch_size": 4},
+    ),
     "WavLM": Family(1, WAVES, sdpa=False),
 }  # fmt: skip
 
