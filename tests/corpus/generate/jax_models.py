@@ -176,6 +176,17 @@ MODELS: dict[str, Generator] = {
         numbers(1, 4, 12, 12), KEEP,
     ),
     "key_lengths": _of(lambda q, k, v, n: attend(q, k, v, key_value_seq_lengths=n), LENGTHS),
+    "both_lengths": _of(
+        lambda q, k, v, n, m: attend(q, k, v, query_seq_lengths=m, key_value_seq_lengths=n),
+        LENGTHS, LENGTHS[::-1].copy(),
+    ),
+    "window_lengths_bias": _of(
+        lambda q, k, v, n, b: attend(
+            q, k, v, bias=b, local_window_size=(4, 1), key_value_seq_lengths=n
+        ),
+        LENGTHS, numbers(1, 4, 12, 12),
+    ),
+    "residual": _of(lambda q, k, v: attend(q, k, v, return_residual=True)),
     "grouped": _of(attend, kv_heads=2),
     "grouped_mask": _of(lambda q, k, v, m: attend(q, k, v, mask=m), KEEP, kv_heads=2),
     "one_kv_head": _of(attend, kv_heads=1),

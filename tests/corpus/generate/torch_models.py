@@ -120,13 +120,55 @@ def gated(q, k, v):
 
 
 class SelfAttention(torch.nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, **options: bool) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+        self.attention = torch.nn.MultiheadAttention(32, 4, batch_first=True, **options)
 
     def forward(self, x):
         return self.attention(x, x, x)
+
+
+class Transformer(torch.nn.Module):
+    """Encoder and decoder, with a text that is padded: three attentions of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        torch.backends.mha.set_fastpath_enabled(False)
+        self.model = torch.nn.Transformer(32, 4, 1, 1, 64, batch_first=True)
+
+    def forward(self, source, target, padding):
+        masks = {"src_key_padding_mask": padding, "memory_key_padding_mask": padding}
+        return self.model(source, target, **masks)
+
+
+class RelativeImage(torch.nn.Module):
+    """Attention over an image with relative positions for rows and for columns (SAM)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.qkv = torch.nn.Linear(32, 96)
+        self.rows, self.columns = (torch.nn.Parameter(torch.randn(7, 8) * 0.3) for _ in range(2))
+
+    def forward(self, x):
+        packed = self.qkv(x).reshape(2, 16, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        q, k, v = packed.reshape(3, 8, 16, 8).unbind(0)
+        s = ((q * 8**-0.5) @ k.transpose(-2, -1)).view(8, 4, 4, 4, 4)
+        apart = torch.arange(4)[:, None] - torch.arange(4)[None, :] + 3
+        image = q.reshape(8, 4, 4, 8)
+        s = s + torch.einsum("bhwc,hkc->bhwk", image, self.rows[apart])[..., None]
+        s = s + torch.einsum("bhwc,wkc->bhwk", image, self.columns[apart])[:, :, :, None]
+        return s.view(8, 16, 16).softmax(-1) @ v
+
+
+def cached(q, keys, values, old_keys, old_values, position):
+    """A step of decoding: new rows go into a cache of fixed length."""
+    keys = old_keys.index_copy(2, position, keys)
+    values = old_values.index_copy(2, position, values)
+    keep = torch.arange(32)[None, None, None, :] <= position.view(1, 1, 1, 1)
+    return sdpa(q, keys, values, attn_mask=keep.expand(2, 1, 1, 32), enable_gqa=True), keys, values
 
 
 def _of(function: Callable, sites: int = 1, decomposed: bool = False, **shape: int) -> Generator:
@@ -148,6 +190,24 @@ MODELS: dict[str, Generator] = {
     "sdpa_decomposed": _of(sdpa, decomposed=True),
     "sdpa_gqa": _of(lambda q, k, v: sdpa(q, k, v, enable_gqa=True), kv_heads=2),
     "multihead_attention": lambda: export(SelfAttention(), [torch.randn(2, 12, 32)], 1),
+    "bias_for_keys": lambda: export(
+        SelfAttention(add_bias_kv=True, add_zero_attn=True), [torch.randn(2, 12, 32)], 1
+    ),
+    "transformer": lambda: export(
+        Transformer(),
+        [torch.randn(2, 10, 32), torch.randn(2, 6, 32), torch.arange(10).repeat(2, 1) > 7],
+        3,
+    ),
+    "relative_image": lambda: export(RelativeImage(), [torch.randn(2, 4, 4, 32)], 1),
+    "cached": lambda: export(
+        Function(cached),
+        [
+            torch.randn(2, 4, 1, 16),
+            *(torch.randn(2, 2, n, 16) for n in (1, 1, 32, 32)),
+            torch.tensor([5]),
+        ],
+        1,
+    ),
     "talking_heads": _of(talking_heads, sites=0),
     "gated": _of(gated, sites=0),
 }
