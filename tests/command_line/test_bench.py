@@ -125,6 +125,7 @@ def test_verdicts() -> None:
     torch = found[goals.LONG, "torch"]
     assert (torch.met, torch.at_aim, torch.values) == (1, 0, (1.3, 1.2))
     assert found[goals.LONG, "FMA peak"].met == 2
+    assert torch.limits == pytest.approx((1.3 / 0.8, 1.2 / 0.75))
     assert not any(measure == "stock" for _, measure in found)  # nothing was measured
 
 
@@ -149,7 +150,7 @@ def test_a_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
 def test_show(tmp_path: Path) -> None:
     saved(tmp_path)
     out, _ = run("bench", "--show", str(tmp_path), "--out", str(tmp_path / "out"), "--markdown")
-    assert "| long f32 | times as fast as torch | met | 1.25 | 1.40 | 1.30 | 1.30 | 1 of 1 |" in (
+    assert "| long f32 | times as fast as torch | met | 1.25 | 1.40 | 1.30 | 1.30 | 1 of 1 | |" in (
         " ".join(out.split())
     )
 

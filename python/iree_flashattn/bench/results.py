@@ -57,6 +57,14 @@ class Result:
         return getattr(self, amount) / self.amount[contender] * self.ratio[contender]
 
 
+    def at_the_limit(self, measure: str) -> float | None:
+        """What the measure would be if the kernel ran at the machine's limit, its FMA peak in f32 or
+        with few rows its read bandwidth; the value itself where the kernel is past that."""
+        value = self.value(measure)
+        share = self.value("FMA peak" if "fma" in self.ratio else "bandwidth")
+        return None if value is None or not share else value / min(share, 1.0)
+
+
 # Measure -> (contender, what of the kernel's is compared with the contender's amount).
 MEASURES = {
     "torch": ("torch", ""),
@@ -95,6 +103,7 @@ class Verdict:
     goal: str
     bar: Bar
     values: tuple[float, ...]
+    limits: tuple[float, ...] = ()  # Result.at_the_limit of each
 
     @property
     def met(self) -> int:
@@ -120,7 +129,13 @@ def verdicts(results: Iterable[Result]) -> list[Verdict]:
 
 def _verdict(name: str, bar: Bar, results: list[Result]) -> Verdict:
     values = (result.value(bar.measure) for result in results)
-    return Verdict(name, bar, tuple(v for v in values if v is not None))
+    limits = (result.at_the_limit(bar.measure) for result in results)
+    return Verdict(
+        name,
+        bar,
+        tuple(v for v in values if v is not None),
+        tuple(v for v in limits if v is not None),
+    )
 
 
 @dataclass

@@ -21,6 +21,10 @@ MEASURES = {
 }
 
 
+# The last one: what the least would be if the kernel ran at the machine's own limit.
+NUMBERS = ["bar", "aim", "least", "most", "met", "at the limit"]
+
+
 def of_machine(run: Run) -> str:
     machine, versions = run.machine, run.versions
     parts = [
@@ -66,7 +70,7 @@ def of_problems(results: list[Result], markdown: bool = False) -> Table:
 
 
 def of_verdicts(found: list[Verdict], markdown: bool = False) -> Table:
-    table = _table(["goal", "measure", ""], ["bar", "aim", "least", "most", "met"], markdown)
+    table = _table(["goal", "measure", ""], NUMBERS, markdown)
     for verdict in found:
         bar = verdict.bar
         table.add_row(
@@ -75,6 +79,7 @@ def of_verdicts(found: list[Verdict], markdown: bool = False) -> Table:
             "met" if verdict.met == len(verdict.values) else "missed",
             *(f"{x:.2f}" for x in (bar.least, bar.aim, min(verdict.values), max(verdict.values))),
             f"{verdict.met} of {len(verdict.values)}",
+            f"{min(verdict.limits):.2f}" if verdict.limits else "",
         )
     return table
 
