@@ -56,10 +56,9 @@ class Result:
             return self.ratio[contender]
         return getattr(self, amount) / self.amount[contender] * self.ratio[contender]
 
-
     def at_the_limit(self, measure: str) -> float | None:
-        """What the measure would be if the kernel ran at the machine's limit, its FMA peak in f32 or
-        with few rows its read bandwidth; the value itself where the kernel is past that."""
+        """What the measure would be if the kernel ran at the machine's limit, its f32 FMA peak or
+        with few rows its read bandwidth. The value itself where the kernel is past that."""
         value = self.value(measure)
         share = self.value("FMA peak" if "fma" in self.ratio else "bandwidth")
         return None if value is None or not share else value / min(share, 1.0)
