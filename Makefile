@@ -14,10 +14,11 @@ demo: $(VENV)/installed
 	$(BIN)/iree-flashattn demo
 
 # Mesa's software Vulkan device (lavapipe) and qemu let the Vulkan and aarch64 tests run on any
-# machine. pytest's summary (-ra) names every test that was skipped, and why.
+# machine. One process a core, up to eight, takes the tests file by file (tests/conftest.py). pytest's
+# summary (-ra) names every test that was skipped, and why.
 test: $(VENV)/installed-test
 	-tools/install_test_devices.sh
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses=8 $(PYTEST_ARGS)
 
 $(VENV)/installed: build/wheel/built
 	$(BIN)/pip install --quiet build/wheel/*.whl

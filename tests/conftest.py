@@ -1,9 +1,10 @@
-"""Fixtures for all tests, and a header that says which installation they test."""
+"""Fixtures for all tests, what is printed before and after them, and how processes share them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,30 @@ def pytest_report_header() -> str:
     import iree_flashattn
 
     return f"iree_flashattn {iree_flashattn.__version__}: {Path(iree_flashattn.__file__).parent}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests want to be read though they pass: ``record_property("summary", text)``."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", ()):
+                if name == "summary" and report.when == "call":
+                    terminalreporter.write_line(text)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """``pytest -n``: the tests of a file share what they build, so one process runs them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, _ = nodeid.partition("::")
+            if "raising/" in path:  # its last file compiles what the others have raised
+                return "raising"
+            return nodeid if "_programs[" in nodeid else path
+
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session")

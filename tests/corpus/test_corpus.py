@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import iree.runtime as rt
@@ -49,7 +49,7 @@ def preprocessed() -> Iterator[tuple[str, str]]:
             yield Path(member.name).stem, file.read().decode()
 
 
-def test_sites_are_found_and_look_alikes_are_not(capsys: pytest.CaptureFixture) -> None:
+def test_sites_are_found_and_look_alikes_are_not(record_property: Callable) -> None:
     rows = {row["model"]: row for row in table()}
     seen, found, counted = set(), 0, 0
     missed, wrong = [], []
@@ -69,8 +69,8 @@ def test_sites_are_found_and_look_alikes_are_not(capsys: pytest.CaptureFixture) 
             missed.append(f"{name}: {[str(r) for r in raised]}")
         if name in DECLINED and sites == expected:
             missed.append(f"{name} is served now: take it off the list")
-    with capsys.disabled():
-        print(f"\ncorpus: {found} of {counted} attention sites, {len(wrong)} look-alikes")
+    sentence = f"corpus: {found} of {counted} attention sites, {len(wrong)} look-alikes"
+    record_property("summary", sentence)
     assert seen == set(rows)
     assert not wrong, wrong
     assert not missed, missed

@@ -1,22 +1,27 @@
 """Random programs: compiled with the flag they compute what they say, and nothing is missed.
 
 Each program is raised and what its sites mean is evaluated in NumPy; the first ones are also
-compiled with the flag and without, run both ways, and compared with NumPy's float64. (Compiling all
-2,000 would take two processors of 2021 25 minutes.) Look-alikes may be left alone.
+compiled with the flag and without, run both ways, and compared with NumPy's float64. Look-alikes
+may be left alone.
 On demand, from the folder ``tests``: ``python -m fuzzing FIRST_SEED COUNT``.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from fuzzing import compiled, runner
-from fuzzing.batches import counts, jobs, problems, run_jobs, summary
+from fuzzing.batches import jobs, problems, run_jobs, summary
 from fuzzing.cases import make_case
 from fuzzing.runner import Tally, run
 from fuzzing.worker import run_batch
 
-PROGRAMS, COMPILED, AT_ONCE = 2000, 600, 200
+PROGRAMS, COMPILED, AT_ONCE = 2000, 900, 100
 # What front ends really write: each has to be in the programs, often enough to mean something.
 FEATURES = """ALiBi|NaN guard|band|band and padding|bf16|bias|boolean mask|chained attention
 constant mask|dim of one|f16|f32|grouped heads|guard for masked rows|packed QKV|part of the result
@@ -25,34 +30,31 @@ softcap|softmax: exp2|softmax: late|softmax: log|softmax: nomax|softmax: recip|s
 weights as a result|window""".replace("\n", "|").split("|")
 
 
-def expect_nothing_found(tally: Tally, cases: int) -> None:
-    found = problems(tally)
-    assert not found, found
-    # The generator still makes what it is meant to make: attention, and twisted attention.
-    assert tally.cases == cases
-    assert cases // 2 < tally.plain < cases * 9 // 10
-    assert tally.sites > cases // 2
-
-
-@pytest.fixture(scope="module")
-def covered() -> Tally:
-    """What all tests of this file have run together."""
-    return Tally()
+@pytest.fixture
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the tallies of all batches, whichever process of pytest-xdist runs them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tallies"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.mark.parametrize("first", range(0, COMPILED, AT_ONCE))
-def test_compiled_programs(first: int, covered: Tally, capsys: pytest.CaptureFixture) -> None:
-    todo = [job for job in jobs(0, PROGRAMS) if first <= job[0] < first + AT_ONCE]
-    tally = run_jobs(todo)
-    covered.add(tally.as_json())
-    with capsys.disabled():
-        print(f"\nseeds {first} to {first + AT_ONCE - 1}: {counts(tally)}")
-    expect_nothing_found(tally, AT_ONCE)
-    assert tally.substituted > AT_ONCE // 2
-    # What stock IREE cannot do itself is counted, and has to stay an exception.
-    assert len(tally.stock_failed) + len(tally.stock_wrong) < AT_ONCE // 20, (
-        tally.stock_failed, tally.stock_wrong,
-    )  # fmt: skip
+def test_compiled_programs(first: int, together: Path, record_property: Callable) -> None:
+    """Batches end in any order; the one that finds the tallies of all looks at the whole."""
+    tally = run_jobs(job for job in jobs(0, PROGRAMS) if first <= job[0] < first + AT_ONCE)
+    unfinished = together / f"{first}.tmp"
+    unfinished.write_text(json.dumps(tally.as_json()))
+    unfinished.rename(together / f"{first}.json")
+    found = problems(tally)
+    assert not found, found
+    assert tally.cases == AT_ONCE
+    everything = Tally()
+    for path in together.glob("*.json"):
+        everything.add(json.loads(path.read_text()))
+    if everything.cases == COMPILED:
+        record_property("summary", f"random programs: {summary(everything)}")
+        expect_enough(everything)
 
 
 @pytest.mark.parametrize("first", range(COMPILED, PROGRAMS, AT_ONCE))
@@ -62,15 +64,25 @@ def test_raised_programs(first: int) -> None:
     for start, count, kind in jobs(0, PROGRAMS):
         if first <= start < first + AT_ONCE:
             tally.add(run(start, count, kind == "dynamic").as_json())
-    expect_nothing_found(tally, AT_ONCE)
+    found = problems(tally)
+    assert not found, found
+    expect_attention(tally)
 
 
-def test_every_feature_is_substituted(covered: Tally, capsys: pytest.CaptureFixture) -> None:
-    if covered.cases < COMPILED:
-        pytest.skip(f"only {covered.cases} of {COMPILED} programs were run")
-    with capsys.disabled():
-        print(f"\n{summary(covered)}")
-    absent = {name: covered.features[name] for name in FEATURES if not covered.features[name][1]}
+def expect_attention(tally: Tally) -> None:
+    """The generator still makes what it is meant to make: attention, and twisted attention."""
+    assert tally.cases // 2 < tally.plain < tally.cases * 9 // 10
+    assert tally.sites > tally.cases // 2
+
+
+def expect_enough(tally: Tally) -> None:
+    expect_attention(tally)
+    assert tally.substituted > tally.cases // 2
+    # What stock IREE cannot do itself is counted, and has to stay an exception.
+    assert len(tally.stock_failed) + len(tally.stock_wrong) < tally.cases // 20, (
+        tally.stock_failed, tally.stock_wrong,
+    )  # fmt: skip
+    absent = {name: tally.features[name] for name in FEATURES if not tally.features[name][1]}
     assert not absent, absent
 
 
@@ -79,6 +91,15 @@ def test_rearranged_probabilities_of_run_time_sizes() -> None:
     tally = run_batch(200595, 1, "dynamic")
     assert not problems(tally), problems(tally)
     assert tally.substituted == tally.sites == 1
+
+
+def test_a_feature_that_is_never_substituted_is_caught() -> None:
+    tally = Tally(cases=100, plain=70, sites=100, substituted=100)
+    tally.features |= {name: [40, 20] for name in FEATURES}
+    expect_enough(tally)
+    tally.features["softcap"] = [40, 0]
+    with pytest.raises(AssertionError, match="softcap"):
+        expect_enough(tally)
 
 
 def test_a_wrong_site_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
