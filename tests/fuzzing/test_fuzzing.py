@@ -21,7 +21,7 @@ from fuzzing.cases import make_case
 from fuzzing.runner import Tally, run
 from fuzzing.worker import run_batch
 
-PROGRAMS, COMPILED, AT_ONCE = 2000, 900, 100
+PROGRAMS, COMPILED, AT_ONCE = 2000, 600, 100
 # What front ends really write: each has to be in the programs, often enough to mean something.
 FEATURES = """ALiBi|NaN guard|band|band and padding|bf16|bias|boolean mask|chained attention
 constant mask|dim of one|f16|f32|grouped heads|guard for masked rows|packed QKV|part of the result
