@@ -59,6 +59,8 @@ def _target(kernel: catalog.Kernel) -> str:
         parts.append("cooperative matrices")
     elif any("8bit" in name for name in asked):
         parts.append("8- and 16-bit storage")
+    if "shader_int64" in asked:
+        parts.append("64-bit integers")
     subgroup = condition.get("subgroup")
     if subgroup:
         sizes = subgroup if isinstance(subgroup, list | tuple) else [subgroup]

@@ -19,10 +19,8 @@ MEASURES = {
     "FMA peak": "of the FMA peak",
     "bandwidth": "of the read bandwidth",
 }
-
-
-# The last one: what the least would be if the kernel ran at the machine's own limit.
-NUMBERS = ["bar", "aim", "least", "most", "met", "at the limit"]
+# Of the goals. The last one: what the least would be if the kernel ran at the machine's own limit.
+GOAL_NUMBERS = ["bar", "aim", "least", "most", "met", "at the limit"]
 
 
 def of_machine(run: Run) -> str:
@@ -70,7 +68,7 @@ def of_problems(results: list[Result], markdown: bool = False) -> Table:
 
 
 def of_verdicts(found: list[Verdict], markdown: bool = False) -> Table:
-    table = _table(["goal", "measure", ""], NUMBERS, markdown)
+    table = _table(["goal", "measure", ""], GOAL_NUMBERS, markdown)
     for verdict in found:
         bar = verdict.bar
         table.add_row(
