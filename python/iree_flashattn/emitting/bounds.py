@@ -96,11 +96,6 @@ def _views(site: AttentionSite) -> list[tuple[str, View, tuple[Extent, ...]]]:
 
 def _reach(view: View, sizes: tuple[Extent, ...]) -> Extent:
     """One past the last element: offset + sum of (size - 1) * stride + 1."""
-    numbers = [n.static for n in (view.offset, *sizes, *view.strides)]
-    if None not in numbers:
-        offset, *rest = numbers
-        steps = zip(rest[: len(sizes)], rest[len(sizes) :], strict=True)
-        return Extent(offset + sum((n - 1) * stride for n, stride in steps) + 1)
     last = view.offset
     for extent, stride in zip(sizes, view.strides, strict=True):
         last = last + (extent - 1) * stride
