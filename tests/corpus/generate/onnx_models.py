@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
@@ -194,6 +195,34 @@ def masked_probabilities() -> Exported:
     return export(g, g("MatMul", p, "v"), qkv() | {"keep": keep}, (2, 4, 12, 16), 0)
 
 
+def function(keep: np.ndarray | None = None, kv_heads: int = 4, **attributes) -> Exported:
+    """The Attention of opset 23, which IREE does not import, as the function that ONNX defines."""
+    inputs = qkv()
+    inputs |= {n: inputs[n][:, :kv_heads] for n in "kv"}
+    if keep is not None:
+        inputs["keep"] = keep
+    node = helper.make_node("Attention", list(inputs), ["o"], **attributes)
+    kinds = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in inputs.items()
+    ]
+    out = helper.make_tensor_value_info("o", TensorProto.FLOAT, (2, 4, 12, 16))
+    graph = helper.make_graph([node], "main", kinds, [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    outputs = ReferenceEvaluator(model).run(None, inputs)
+    model = onnx.inliner.inline_selected_functions(
+        model, [("", "Attention")], inline_schema_functions=True
+    )
+    model = onnx.shape_inference.infer_shapes(model)
+    return Exported(imported(model), "main", list(inputs.values()), outputs, 1)
+
+
+def some_rows_masked() -> np.ndarray:
+    keep = np.random.default_rng(6).random((2, 1, 12, 12)) < 0.7
+    keep[0, 0, 3] = False
+    return keep
+
+
 MODELS: dict[str, Generator] = {
     "plain": plain,
     "masked": masked,
@@ -205,5 +234,9 @@ MODELS: dict[str, Generator] = {
     "guarded": guarded,
     "grouped": grouped,
     "masked_probabilities": masked_probabilities,
+    "function": function,
+    "function_causal": lambda: function(is_causal=1, softcap=2.0, kv_heads=2),
+    "function_masked": lambda: function(some_rows_masked()),
+    "function_bias": lambda: function(np.where(some_rows_masked(), 0.5, -np.inf).astype("f")),
     "softmax_over_queries": lambda: plain(axis=-2, sites=0),
 }
