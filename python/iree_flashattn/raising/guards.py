@@ -119,18 +119,15 @@ def _is_minus_infinity(reader: Reader, condition: Node) -> Node | None:
     return None
 
 
-def _is_the_scores(
-    reader: Reader, mine: list[Term], theirs: list[Term], unifier: Unifier
-) -> bool:
+def _is_the_scores(reader: Reader, mine: list[Term], theirs: list[Term], unifier: Unifier) -> bool:
     """Whether both are infinite together: the scores, or all that is added to Q·K."""
     left = list(mine)
     for sign, node in theirs:
         for i, (s, other) in enumerate(left):
             saved = dict(unifier.binding)
             other = _exponent(other)
-            if s == sign and _roundings(reader, other) == _roundings(reader, node) and (
-                unifier.same(other, node)
-            ):
+            alike = s == sign and _roundings(reader, other) == _roundings(reader, node)
+            if alike and unifier.same(other, node):
                 del left[i]
                 break
             unifier.binding = saved
