@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 from .axes import Atom, Lin, Size, times
-from .expr import Load
+from .expr import Apply, Load, Node
 from .masks import _affine_bounds, conjuncts
 from .operands import address, operand_atoms
 from .product import Product
@@ -91,7 +91,7 @@ def assignments(reader: Reader, product: Product, out: Load, roots: list[Lin]) -
         raise Refuse(RULE, "V or the mask varies with the head dim of Q and K")
     dv = v - q - k - others - keys
     q_only = q - k - v - inner
-    if not q_only and (q & v & free) - k:
+    if not q_only and (q & v & free) - k - _as_multiplied(reader, product.k):
         if k - v - keys - inner:
             raise Refuse(RULE, "the scores are mixed by a product before the softmax")
         # a softmax between two products, and no attention: experts behind a router
@@ -108,6 +108,15 @@ def assignments(reader: Reader, product: Product, out: Load, roots: list[Lin]) -
                 batch, kv_heads, inner_group, query, list(key_order), list(inner_order),
                 list(dv_order),
             )  # fmt: skip
+
+
+def _as_multiplied(reader: Reader, node: Node) -> set[Atom]:
+    """The axes of an operand as the product reads it: repeated for the heads of a group, say."""
+    if isinstance(node, Load):
+        return atoms_of(reader, node.coords)
+    if isinstance(node, Apply):
+        return set().union(*(_as_multiplied(reader, a) for a in node.args))
+    return set()
 
 
 def form_or(reader: Reader, lins: list[Lin]) -> Lin:

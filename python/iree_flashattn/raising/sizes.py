@@ -7,8 +7,9 @@ so two names of one size compare equal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from math import gcd
 
 from iree.compiler import ir
 
@@ -82,12 +83,11 @@ class Sizes:
         a, b = self.canonical(a), self.canonical(b)
         if a == b:
             return
-        for one, other in ((a, b), (b, a)):
-            symbol = _sole_symbol(one)
-            if symbol is not None and all(self._earlier(s, symbol) for s in _symbols(other)):
+        for symbol, other in _solutions(a, b):
+            if all(self._earlier(s, symbol) for s in _symbols(other)):
                 self._same[symbol] = other
                 if op is not None:
-                    self.assumed.append((one, other, op))
+                    self.assumed.append((Extent.symbol(symbol), other, op))
                 return
 
     def settle(self) -> None:
@@ -304,12 +304,17 @@ def _product(sizes: list[Size]) -> Size:
     return result
 
 
-def _sole_symbol(value: Size) -> object | None:
-    if isinstance(value, Extent) and len(value.terms) == 1:
-        ((key, coefficient),) = value.terms.items()
-        if len(key) == 1 and coefficient == 1:
-            return key[0]
-    return None
+def _solutions(a: Size, b: Size) -> Iterator[tuple[Hashable, Size]]:
+    """(symbol, what it has to be) wherever both sizes are equal: ``n + 1`` and ``m + 1`` are where
+    ``n`` is ``m``."""
+    difference = Extent.of(a) - Extent.of(b)
+    common = gcd(*difference.terms.values())
+    for key, c in difference.terms.items():
+        if len(key) == 1 and abs(c) == common:
+            symbol = key[0]
+            if not any(symbol in other for other in difference.terms if other != key):
+                rest = difference - Extent({key: c})
+                yield symbol, size(Extent({k: -n // c for k, n in rest.terms.items()}))
 
 
 def _symbols(value: Size) -> set[object]:

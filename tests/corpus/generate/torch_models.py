@@ -64,6 +64,18 @@ def export(
     )
 
 
+def export_dynamic(
+    model: torch.nn.Module, inputs: list[torch.Tensor], dims: list[tuple[int, ...]], sites: int
+) -> Exported:
+    """``dims``: those of each input that are known at run time."""
+    shapes = tuple({d: torch.export.Dim.AUTO for d in found} for found in dims)
+    with torch.no_grad():
+        outputs = model(*inputs)
+        program = torch.export.export(model, tuple(inputs), dynamic_shapes=(shapes,))
+    text = str(aot.export(program).mlir_module)
+    return Exported(text, "main", [t.numpy() for t in inputs], [outputs.numpy()], sites)
+
+
 def qkv(heads: int = 4, kv_heads: int = 4, rows: int = 12, keys: int = 12) -> list[torch.Tensor]:
     torch.manual_seed(11)
     shapes = [(2, heads, rows, 16), (2, kv_heads, keys, 16), (2, kv_heads, keys, 16)]
@@ -171,6 +183,13 @@ def cached(q, keys, values, old_keys, old_values, position):
     return sdpa(q, keys, values, attn_mask=keep.expand(2, 1, 1, 32), enable_gqa=True), keys, values
 
 
+def with_cache(q, keys, values, old_keys, old_values, mask):
+    """A step of decoding with a cache of any length, heads repeated for SDPA."""
+    keys = torch.cat([old_keys, keys], 2).repeat_interleave(2, 1)
+    values = torch.cat([old_values, values], 2).repeat_interleave(2, 1)
+    return sdpa(q, keys, values, attn_mask=mask)
+
+
 def _of(function: Callable, sites: int = 1, decomposed: bool = False, **shape: int) -> Generator:
     return lambda: export(Function(function), qkv(**shape), sites, decomposed)
 
@@ -206,6 +225,13 @@ MODELS: dict[str, Generator] = {
             *(torch.randn(2, 2, n, 16) for n in (1, 1, 32, 32)),
             torch.tensor([5]),
         ],
+        1,
+    ),
+    "cache_of_any_length": lambda: export_dynamic(
+        Function(with_cache),
+        [torch.randn(2, 4, 1, 16), *(torch.randn(2, 2, n, 16) for n in (1, 1, 9, 9)),
+         torch.randn(2, 1, 1, 10)],
+        [(0,), (0,), (0,), (0, 2), (0, 2), (0, 3)],
         1,
     ),
     "talking_heads": _of(talking_heads, sites=0),
