@@ -68,7 +68,7 @@ def export_dynamic(
     model: torch.nn.Module, inputs: list[torch.Tensor], dims: list[tuple[int, ...]], sites: int
 ) -> Exported:
     """``dims``: those of each input that are known at run time."""
-    shapes = tuple({d: torch.export.Dim.AUTO for d in found} for found in dims)
+    shapes = tuple(dict.fromkeys(found, torch.export.Dim.AUTO) for found in dims)
     with torch.no_grad():
         outputs = model(*inputs)
         program = torch.export.export(model, tuple(inputs), dynamic_shapes=(shapes,))
@@ -229,8 +229,11 @@ MODELS: dict[str, Generator] = {
     ),
     "cache_of_any_length": lambda: export_dynamic(
         Function(with_cache),
-        [torch.randn(2, 4, 1, 16), *(torch.randn(2, 2, n, 16) for n in (1, 1, 9, 9)),
-         torch.randn(2, 1, 1, 10)],
+        [
+            torch.randn(2, 4, 1, 16),
+            *(torch.randn(2, 2, n, 16) for n in (1, 1, 9, 9)),
+            torch.randn(2, 1, 1, 10),
+        ],
         [(0,), (0,), (0,), (0, 2), (0, 2), (0, 3)],
         1,
     ),
