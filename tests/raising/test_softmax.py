@@ -122,12 +122,20 @@ def test_probabilities_that_are_changed_are_reported(attention: Attention, op: s
     assert f"go through {op} before" in refusal.reason
 
 
-@pytest.mark.parametrize("spoil", ["square", "sigmoid", "no division"])
+@pytest.mark.parametrize("spoil", ["square", "sigmoid", "no division", "selected"])
 def test_activations_are_no_candidates(attention: Attention, spoil: str) -> None:
     net = attention.net
     s = attention.scores()
     if spoil == "no division":
         p = attention.exponentials(s)
+    elif spoil == "selected":  # ELU and its kin
+        zero = net.scalar(0.0)
+        body = ["%e = math.exp %b0 : f32", f"%c = arith.cmpf ogt, %b0, {zero} : f32",
+                "%r = arith.select %c, %b0, %e : f32"]  # fmt: skip
+        p = net.elementwise(
+            [(s, [0, 1, 2])], s.shape, body, "%r", lambda a: np.where(a > 0, a, np.exp(a))
+        )
+        assert not attention.raised(attention.values(p))
     elif spoil == "square":
         p = attention.softmax(s)
         p = net.binary(p, p, [0, 1, 2], "mulf")

@@ -9,7 +9,7 @@ from .folding import negate
 from .indicators import condition_of
 from .leaves import has_product
 from .reader import Reader
-from .unify import depends, strip_casts
+from .unify import Unifier, depends, strip_casts
 
 Term = tuple[int, Node]  # sign, expression
 LN2 = Const(math.log(2.0), "f64")
@@ -78,3 +78,18 @@ def _power_of_two(reader: Reader, head: Node) -> Node | None:
 def is_zero(reader: Reader, node: Node) -> bool:
     head = strip_casts(reader, node)
     return isinstance(head, Const) and head.value == 0
+
+
+def same_terms(unifier: Unifier, ours: list[Term], theirs: list[Term]) -> bool:
+    """Whether both sums have the same terms, in any order; binds theirs to ours."""
+    left = list(theirs)
+    for sign, node in ours:
+        for i, (s, other) in enumerate(left):
+            saved = dict(unifier.binding)
+            if s == sign and unifier.same(node, other):
+                del left[i]
+                break
+            unifier.binding = saved
+        else:
+            return False
+    return not left

@@ -16,15 +16,15 @@ from ..site import AttentionSite, View
 from .assemble import Attempt
 from .attention_op import NAMES
 from .axes import ZERO, Lin, Size, dense_length, times
-from .exponent import Term, exponent, is_zero, terms_of
+from .empty import empty_row
+from .exponent import Term, exponent, is_zero, same_terms, terms_of
 from .expr import Apply, Const, Load, Node, Reduce
 from .flex_lse import match_flex_lse
-from .folding import apply
 from .leaves import products_of
 from .operands import Candidate
 from .place import move_anchor
 from .product import Product
-from .quotient import check_axes, same_terms
+from .quotient import check_axes
 from .reader import Reader
 from .refuse import Refuse
 from .roles import extent_of
@@ -118,7 +118,7 @@ def _match(
     except Refuse:
         return None
     view = _dense(reader, value, roots, unifier, attempt)
-    empty = _empty_row(reader, kept, maxima)
+    empty = empty_row(reader, kept, maxima)
     if view is None or empty is None:
         return None
     if not maxima and _may_underflow(attempt.site, product.softmax.stable):
@@ -201,39 +201,3 @@ def _may_underflow(site: AttentionSite, stable: bool) -> bool:
     Where the softmax subtracts none either, raising has made low fills -inf."""
     masked = site.mask is not None or not site.band.open
     return stable and (site.bias is not None or (masked and site.fill != -math.inf))
-
-
-def _empty_row(reader: Reader, kept: list[Term], maxima: list[Term]) -> str | None:
-    """What the source gives for a row whose scores are all -inf; None where that is open."""
-    total = 0.0
-    for _, maximum in maxima:
-        low = _folded(reader, maximum, kept)
-        if not isinstance(low, Const):
-            return None
-        total += float(low.value)
-    # exp(-inf - total) is 0, and so -inf the logarithm of the sum, but for a total of -inf
-    return "nan" if math.isnan(-math.inf - total) else "inf"
-
-
-def _folded(reader: Reader, node: Node, kept: list[Term]) -> Node | None:
-    """A row maximum, with guards, of a row whose scores are all -inf."""
-    head = strip_casts(reader, node)
-    if isinstance(head, Const):
-        return head
-    if isinstance(head, Apply):
-        arguments = [_folded(reader, a, kept) for a in head.args]
-        if any(not isinstance(a, Const) for a in arguments):
-            return None
-        return apply(head.name, tuple(arguments), head.dtype)  # type: ignore[arg-type]
-    if isinstance(head, Load):
-        reduce = reader.reduction(head)
-        init = None if reduce is None else strip_casts(reader, reduce.init)
-        if reduce is not None and isinstance(init, Const) and _of_scores(reader, reduce, kept):
-            return init  # max(init, -inf)
-    return None
-
-
-def _of_scores(reader: Reader, reduce: Reduce, kept: list[Term]) -> bool:
-    """Whether the maximum is that of the scores as they are under the exponential."""
-    axes = atoms_of(reader, reduce.axes)
-    return same_terms(Unifier(reader, axes), kept, terms_of(reader, reduce.body, axes))

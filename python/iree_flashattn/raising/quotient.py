@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from .axes import Lin, dense_length
 from .columns import split_last_column
-from .exponent import Term, exponent, is_zero, terms_of
+from .exponent import Term, exponent, is_zero, same_terms, terms_of
 from .expr import Apply, Const, Load, Node, Reduce
+from .floors import floor_matters, without_floor
 from .folding import apply
 from .reader import Reader
 from .refuse import Refuse, describe
@@ -96,6 +97,9 @@ def match_quotient(
         what = describe(reader, numerator)
         raise Refuse(RULE, "the numerator is no exponential", what, near=False)
     kept, dropped, joined = drop_row_maxima(reader, terms, key_atoms)
+    floor = ""
+    if dropped:
+        denominator, floor = without_floor(reader, denominator)
     sinks: Node | None = None
     summed = column = False
     for part in _sum_parts(reader, denominator):
@@ -117,8 +121,14 @@ def match_quotient(
         if sinks is None or not Unifier(reader, set()).same(other, sinks):
             what = describe(reader, other)
             raise Refuse(RULE, "the row maximum is taken with more than the sum holds", what)
+    zero_rows = False
+    if floor:
+        effect = None if sinks is not None else floor_matters(reader, kept, dropped)
+        if effect is None:
+            raise Refuse(RULE, "the sum of the exponentials is kept above a number", floor)
+        zero_rows = effect
     loose = sinks is not None and bool(dropped) and not column and not joined
-    return Softmax(kept, keys, sinks, loose, stable=bool(dropped))
+    return Softmax(kept, keys, sinks, loose, stable=bool(dropped), zero_rows=zero_rows)
 
 
 def _one_sink(have: Node | None, new: Node) -> Node:
@@ -171,21 +181,6 @@ def _same_exponentials(
     unifier.binding.clear()
     theirs = exponent(reader, body, bound | unifier.bound)
     return theirs is not None and same_terms(unifier, terms, theirs)
-
-
-def same_terms(unifier: Unifier, ours: list[Term], theirs: list[Term]) -> bool:
-    """Whether both sums have the same terms, in any order; binds theirs to ours."""
-    left = list(theirs)
-    for sign, node in ours:
-        for i, (s, other) in enumerate(left):
-            saved = dict(unifier.binding)
-            if s == sign and unifier.same(node, other):
-                del left[i]
-                break
-            unifier.binding = saved
-        else:
-            return False
-    return not left
 
 
 def check_axes(

@@ -14,7 +14,7 @@ from .expr import Apply, Const, Load, Node
 from .fills import lowest_useful
 from .folding import apply, negate
 from .guards import check_guards, is_infinite, is_row_guard
-from .quotient import RULE, Softmax, match_quotient, quotient_of
+from .quotient import RULE, Softmax, holds_probabilities, match_quotient, quotient_of
 from .reader import Reader
 from .refuse import Refuse
 from .unify import Unifier, atoms_of, depends, strip_casts
@@ -52,7 +52,7 @@ def match_softmax(reader: Reader, node: Node, keys: list[Lin]) -> Softmax:
         guards = [g for g in guards if g not in masks]
         found = _match_masked(reader, numerator, denominator, keys, masks)
         found.spelling = spelling
-        found.zero_rows = bool(masks)
+        found.zero_rows = found.zero_rows or bool(masks)
     found.trail, found.scaled, found.factors = trail, scaled, factors
     return check_guards(reader, found, guards, head)
 
@@ -110,7 +110,8 @@ def _guard(reader: Reader, head: Apply, guards: list[Node]) -> Node:
         if constant.value == 0:
             guards.append(guard)
             return rest
-    raise Refuse(RULE, "the probabilities are selected by a condition", "select")
+    near = holds_probabilities(reader, head)
+    raise Refuse(RULE, "the probabilities are selected by a condition", "select", near)
 
 
 def _outer_factor(reader: Reader, head: Apply, keys: set) -> tuple[Node, Node] | None:

@@ -67,6 +67,15 @@ def late_division(q, k, v):
     return values(e, v) / e.sum(-1).transpose(0, 2, 1)[..., None]
 
 
+def never_divided_by_zero(q, k, v, keep):
+    """As kernels are written in JAX: a row without keys has the maximum 0 and the sum 1."""
+    s = jnp.where(keep, scores(q, k), -jnp.inf)
+    top = s.max(-1, keepdims=True)
+    e = jnp.exp(s - jnp.where(jnp.isfinite(top), top, 0.0))
+    total = e.sum(-1, keepdims=True)
+    return values(e / jnp.where(total == 0, 1.0, total), v)
+
+
 def sinks(q, k, v, sink):
     column = jnp.broadcast_to(sink[None, :, None, None], (2, 4, 12, 1))
     p = jax.nn.softmax(jnp.concatenate([scores(q, k), column], -1))
@@ -163,6 +172,7 @@ def nnx_attention() -> Exported:
 
 
 KEEP = np.random.default_rng(6).random((2, 1, 12, 12)) < 0.7
+ONE_ROW_EMPTY = KEEP & (np.arange(12) != 3)[:, None]
 LENGTHS = np.array([7, 12], np.int32)
 X = numbers(2, 12, 32)
 MODELS: dict[str, Generator] = {
@@ -195,6 +205,7 @@ MODELS: dict[str, Generator] = {
     "softcapped": _of(softcapped),
     "logsumexp": _of(logsumexp),
     "late_division": _of(late_division),
+    "never_divided_by_zero": _of(never_divided_by_zero, ONE_ROW_EMPTY),
     "sinks": _of(sinks, numbers(4)),
     "weights": _of(weights),
     "cached": _of(cached, numbers(2, 20, 4, 16), numbers(2, 20, 4, 16), np.array(7, np.int32)),

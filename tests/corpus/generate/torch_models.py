@@ -117,6 +117,12 @@ def logsumexp(q, k, v):
     return torch.exp(torch.log_softmax(s, -1)) @ v
 
 
+def epsilon(q, k, v):
+    s = q @ k.transpose(-1, -2) * 0.25
+    e = torch.exp(s - s.max(-1, keepdim=True).values)
+    return (e / (e.sum(-1, keepdim=True) + 1e-9)) @ v
+
+
 def weights(q, k, v):
     p = torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1)
     return p @ v, p
@@ -203,6 +209,7 @@ MODELS: dict[str, Generator] = {
     "repeated_heads": _of(repeated, kv_heads=2),
     "softcapped": _of(softcapped),
     "logsumexp": _of(logsumexp),
+    "epsilon": _of(epsilon),
     "weights": _of(weights),
     "sdpa": _of(sdpa),
     "sdpa_causal": _of(lambda q, k, v: sdpa(q, k, v, is_causal=True)),
