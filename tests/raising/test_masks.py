@@ -192,3 +192,26 @@ def test_clamp_at_the_lowest_number_changes_the_fill_alone(
         assert attention.site(finish(attention, s)).fill == LOWEST
     else:
         assert "clamped" in attention.refusal(finish(attention, s)).reason
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_scores_that_are_replaced_where_they_are_masked(attention: Attention, same: bool) -> None:
+    """JAX writes 0 where a mask drops the exponentials anyway, so that gradients are numbers."""
+    net = attention.net
+    keep = net.input((ROWS, KEYS), "i1")
+    s = attention.scores()
+    other = keep if same else net.input((ROWS, KEYS), "i1")
+    safe = net.select(other, [1, 2], s, 0.0, True)
+    masked = net.select(keep, [1, 2], safe, -math.inf, True)
+    top = net.reduce(masked, 2, "maximumf", False, -math.inf, index=False)
+
+    def exponentials(x):
+        e = net.unary(net.binary(x, top, [0, 1], "subf"), "math.exp", np.exp)
+        return net.select(keep, [1, 2], e, 0.0, True)
+
+    total = net.reduce(exponentials(safe), 2, "addf", False, 0.0, index=False)
+    o = attention.values(net.binary(exponentials(s), total, [0, 1], "divf"))
+    if same:
+        assert attention.site(o).mask is not None
+    else:
+        assert attention.refusal(o).rule == "softmax"

@@ -47,6 +47,7 @@ def exponent(reader: Reader, node: Node, keys: set) -> list[Term] | None:
                 terms = exponent(reader, x, keys)
                 if terms is None:
                     return None
+                terms = [(sign, _where(reader, node, keep)) for sign, node in terms]
                 return [*terms, (1, masking(keep))]
     if isinstance(head, Apply) and head.name == "mulf":
         # exp(x) times 0 or 1 is the same
@@ -58,6 +59,17 @@ def exponent(reader: Reader, node: Node, keys: set) -> list[Term] | None:
                 if keep is not None and terms is not None:
                     return [*terms, (1, masking(keep))]
     return None
+
+
+def _where(reader: Reader, node: Node, keep: Node) -> Node:
+    """What the node is where the condition holds: ``select(keep, s, 0)`` is s there."""
+    head = strip_casts(reader, node)
+    if isinstance(head, Apply) and head.name == "select":
+        condition, yes, no = head.args
+        for holds, value in ((condition, yes), (negate(condition), no)):
+            if Unifier(reader, set()).same(holds, keep):
+                return value
+    return node
 
 
 def masking(keep: Node) -> Node:
