@@ -91,6 +91,38 @@ def test_branch(taken: bool, compile_served: Callable) -> None:
     np.testing.assert_allclose(result, repeated(arrays, int(taken)), atol=3e-6)
 
 
+@pytest.mark.parametrize("taken", [True, False])
+def test_blocks(taken: bool, compile_served: Callable) -> None:
+    """A function of several blocks, as a goto leaves it."""
+    body = f"""%yes = tensor.extract %taken[] : tensor<i1>
+  cf.cond_br %yes, ^some, ^last(%q : {KIND})
+^some:
+  {attention("%q", "%o")}
+  cf.br ^last(%o : {KIND})
+^last(%r: {KIND}):
+  {attention("%r", "%p")}
+  return %p : {KIND}"""
+    arrays = inputs()
+    module = function("attention", body, ", %taken: tensor<i1>")
+    loaded = running.load(compile_served(module, sites=2).vmfb)
+    result = running.to_float(loaded(*arrays, np.array(taken)))
+    np.testing.assert_allclose(result, repeated(arrays, 1 + taken), atol=3e-6)
+
+
+def test_counted_loop(compile_served: Callable) -> None:
+    body = f"""%c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %c3 = arith.constant 3 : index
+  %o = scf.for %i = %c0 to %c3 step %c1 iter_args(%x = %q) -> {KIND} {{
+    {attention("%x", "%y")}
+    scf.yield %y : {KIND}
+  }}
+  return %o : {KIND}"""
+    arrays = inputs()
+    loaded = running.load(compile_served(function("attention", body)).vmfb)
+    np.testing.assert_allclose(running.to_float(loaded(*arrays)), repeated(arrays, 3), atol=3e-6)
+
+
 def test_rewritten_module_is_left_alone() -> None:
     """The pattern over its own result: no site, and not a letter changed."""
     one = function("attention", f"{attention('%q', '%o')}\n  return %o : {KIND}")

@@ -85,6 +85,29 @@ MODELS_OF_KIND = {
                  "cross_attention_dim": 16, "caption_channels": 16},
         {"hidden_states": (2, 4, 8, 8), "encoder_hidden_states": (2, 7, 16), "timestep": (2,)},
     ),
+    "latte": Model(
+        "LatteTransformer3DModel", 3,  # self and cross attention in space, self attention in time
+        HEADS | {"num_layers": 1, "sample_size": 8, "patch_size": 2, "in_channels": 4,
+                 "cross_attention_dim": 16, "caption_channels": 16, "video_length": 2,
+                 "norm_elementwise_affine": False, "norm_type": "ada_norm_single",
+                 "num_embeds_ada_norm": 8},
+        {"hidden_states": (1, 4, 2, 8, 8), "timestep": (1,), "encoder_hidden_states": (1, 7, 16)},
+    ),
+    "auraflow": Model(
+        "AuraFlowTransformer2DModel", 2,
+        HEADS | {"num_mmdit_layers": 1, "num_single_dit_layers": 1, "sample_size": 8,
+                 "patch_size": 2, "in_channels": 4, "out_channels": 4, "joint_attention_dim": 16,
+                 "caption_projection_dim": 16, "pos_embed_max_size": 64},
+        {"hidden_states": (2, 4, 8, 8), "encoder_hidden_states": (2, 7, 16), "timestep": (2,)},
+    ),
+    "mochi": Model(
+        "MochiTransformer3DModel", 3,  # two joint blocks, and one that pools the text
+        HEADS | {"num_layers": 2, "pooled_projection_dim": 16, "in_channels": 4, "out_channels": 4,
+                 "text_embed_dim": 16, "time_embed_dim": 4, "activation_fn": "swiglu",
+                 "max_sequence_length": 7},
+        {"hidden_states": (1, 4, 2, 8, 8), "encoder_hidden_states": (1, 7, 16), "timestep": (1,)},
+        {"encoder_attention_mask": torch.tensor([[1] * 5 + [0] * 2])},
+    ),
     "prior": Model(
         "PriorTransformer", 1,
         HEADS | {"num_layers": 1, "embedding_dim": 16, "num_embeddings": 7,

@@ -94,6 +94,39 @@ def cached(q, k, v, keys, rest, at):
     return attend(q[:, :1], keys, rest, mask=(jnp.arange(20) <= at)[None, None, None])
 
 
+def paged(q, keys, rest, pages):
+    """Blocks of keys and values, in the order of a table."""
+    k, v = (x[pages].reshape(2, 12, 4, 16) for x in (keys, rest))
+    return values(jax.nn.softmax(scores(q, k)), v)
+
+
+def dequantised(q, k, v, k_scale, v_scale):
+    s = scores(q, k.astype(jnp.float32) * k_scale)
+    return values(jax.nn.softmax(s), v.astype(jnp.float32) * v_scale)
+
+
+def where_logsumexp(q, k, v, keep):
+    s = scores(q, k)
+    lse = jax.scipy.special.logsumexp(s, axis=-1, keepdims=True, where=keep)
+    return values(jnp.where(keep, jnp.exp(s - lse), 0.0), v)
+
+
+def pair_bias(x, project, gate, out, bias, mask):
+    """AlphaFold's gated attention."""
+    q, k, v = (jnp.einsum("bqa,ahc->bqhc", x, w) for w in project)
+    s = jnp.einsum("bqhc,bkhc->bhqk", q * 8**-0.5, k)
+    s = s + (1e9 * (mask - 1.0))[:, None, None, :] + bias[None]
+    o = jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(s), v)
+    o = o * jax.nn.sigmoid(jnp.einsum("bqa,ahc->bqhc", x, gate))
+    return jnp.einsum("bqhc,hco->bqo", o, out)
+
+
+def slots(q, k, v):
+    """Slot attention: the softmax over the slots, the mean over the inputs."""
+    p = jax.nn.softmax(jnp.einsum("bsd,bnd->bns", q, k) / 4.0, axis=-1)
+    return jnp.einsum("bns,bnd->bsd", p / p.sum(1, keepdims=True), v)
+
+
 def single(q, k, v):
     return jax.nn.softmax(q @ k.T / 4.0) @ v
 
@@ -209,6 +242,25 @@ MODELS: dict[str, Generator] = {
     "sinks": _of(sinks, numbers(4)),
     "weights": _of(weights),
     "cached": _of(cached, numbers(2, 20, 4, 16), numbers(2, 20, 4, 16), np.array(7, np.int32)),
+    "paged": lambda: export(
+        paged,
+        [numbers(2, 1, 4, 16), numbers(6, 4, 4, 16), numbers(6, 4, 4, 16) / 2,
+         np.array([[0, 3, 1], [5, 2, 4]], np.int32)],
+    ),
+    "dequantised": lambda: export(
+        dequantised,
+        [numbers(2, 12, 4, 16), *(2 * [(30 * numbers(2, 9, 4, 16)).astype(np.int8)]),
+         *(2 * [np.full((2, 9, 4, 1), 0.02, np.float32)])],
+    ),
+    "where_logsumexp": _of(where_logsumexp, KEEP),
+    "pair_bias": lambda: export(
+        pair_bias,
+        [numbers(3, 12, 32), numbers(3, 32, 4, 8) / 6, numbers(32, 4, 8) / 6, numbers(4, 8, 32),
+         numbers(4, 12, 12), np.ones((3, 12), np.float32)],
+    ),
+    "slots": lambda: export(
+        slots, [numbers(2, 5, 16), numbers(2, 12, 16), numbers(2, 12, 16) / 2], sites=0
+    ),
     "mapped": _of(mapped),
     "checkpointed": _of(jax.checkpoint(einsum)),
     "layers": lambda: export(

@@ -181,6 +181,55 @@ class RelativeImage(torch.nn.Module):
         return s.view(8, 16, 16).softmax(-1) @ v
 
 
+def absorbed(q, q_rotated, latent, k_rotated, up_k, up_v):
+    """Latent attention whose projections of K and V are done on the query and the result."""
+    q = torch.einsum("bhld,hdc->bhlc", q, up_k)
+    s = torch.einsum("bhlc,bsc->bhls", q, latent)
+    s = s + torch.einsum("bhlr,bsr->bhls", q_rotated, k_rotated)
+    o = torch.einsum("bhls,bsc->bhlc", (s * 0.2).softmax(-1), latent)
+    return torch.einsum("bhlc,hcv->bhlv", o, up_v)
+
+
+def heads_as_batch(q, k, v):
+    """The Set Transformer: heads are cut off the last dimension and laid behind each other."""
+    q, k, v = (torch.cat(x.transpose(1, 2).flatten(2).split(16, 2), 0) for x in (q, k, v))
+    o = q + torch.softmax(q.bmm(k.transpose(1, 2)) / 8, 2).bmm(v)
+    return torch.cat(o.split(2, 0), 2)
+
+
+def image_generator(x, project):
+    """SAGAN: the softmax over the first of two positions, V before P."""
+    f, g, h = (project @ x.flatten(2)).split([4, 4, 16], 1)
+    return torch.bmm(h, torch.bmm(f.transpose(1, 2), g).softmax(1))
+
+
+def one_more(q, k, v):
+    """A sink of 0, with the maximum that goes with it."""
+    s = q @ k.transpose(-1, -2) * 0.25
+    top = s.amax(-1, keepdim=True).clamp(min=0)
+    e = torch.exp(s - top)
+    return (e / (e.sum(-1, keepdim=True) + torch.exp(-top))) @ v
+
+
+def looked_up(x, patterns):
+    """A Hopfield network: K and V are the patterns, and the result is asked again."""
+    for _ in range(2):
+        x = (x @ patterns.T * 2.0).softmax(-1) @ patterns
+    return x
+
+
+def linear(q, k, v):
+    """Softmaxes of Q and K, and no scores."""
+    return q.softmax(-1) @ (k.softmax(-2).transpose(-1, -2) @ v)
+
+
+def differential(q, k, v):
+    """The difference of two softmaxes."""
+    first, second = ((a @ b.transpose(-1, -2)).softmax(-1) for a, b in
+                     zip(q.split(8, -1), k.split(8, -1), strict=True))  # fmt: skip
+    return (first - 0.3 * second) @ v
+
+
 def cached(q, keys, values, old_keys, old_values, position):
     """A step of decoding: new rows go into a cache of fixed length."""
     keys = old_keys.index_copy(2, position, keys)
@@ -244,6 +293,26 @@ MODELS: dict[str, Generator] = {
         [(0,), (0,), (0,), (0, 2), (0, 2), (0, 3)],
         1,
     ),
+    "absorbed": lambda: export(
+        Function(absorbed),
+        [
+            torch.randn(2, 4, 3, 16),
+            torch.randn(2, 4, 3, 8),
+            torch.randn(2, 9, 24),
+            torch.randn(2, 9, 8),
+            torch.randn(4, 16, 24) / 4,
+            torch.randn(4, 24, 16) / 4,
+        ],
+        1,
+    ),
+    "heads_as_batch": _of(heads_as_batch),
+    "image_generator": lambda: export(
+        Function(image_generator), [torch.randn(2, 16, 6, 6), torch.randn(24, 16) / 4], 1
+    ),
+    "one_more": _of(one_more),
+    "looked_up": lambda: export(Function(looked_up), [torch.randn(7, 16), torch.randn(30, 16)], 2),
+    "linear": _of(linear, sites=0),
+    "differential": _of(differential, sites=0),
     "talking_heads": _of(talking_heads, sites=0),
     "gated": _of(gated, sites=0),
 }

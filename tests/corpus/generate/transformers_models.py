@@ -53,12 +53,17 @@ FAMILIES = {
         1, {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8,
             "max_relative_positions": 16}, sdpa=False,
     ),
+    "ConvBert": Family(1, sdpa=False), "Deberta": Family(
+        1, {"relative_attention": True, "pos_att_type": ["c2p", "p2c"],
+            "max_relative_positions": 16}, sdpa=False,
+    ),
     "ModernBert": Family(
         2, {"num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2}
     ),
     # encoders and decoders
     "T5": Family(3), "LongT5": Family(3, sdpa=False), "Bart": Family(3), "Marian": Family(3),
     "ProphetNet": Family(4, sdpa=False), "Pegasus": Family(3), "MBart": Family(3),
+    "BigBirdPegasus": Family(3, {"attention_type": "original_full"}, sdpa=False),
     "Whisper": Family(3, {"num_mel_bins": 20, "max_source_positions": 32}),
     # decoders
     "OpenAIGPT": Family(1, sdpa=False), "GPT2": Family(1, sdpa=False), "GPTNeoX": Family(1),
@@ -78,11 +83,16 @@ FAMILIES = {
             "v_head_dim": 8, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
             "first_k_dense_replace": 1},
     ),
+    "GPTNeo": Family(
+        2, {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 4},
+        sdpa=False,
+    ),
+    "CodeGen": Family(1, {"rotary_dim": 4}, sdpa=False), "Doge": Family(1),
     "BioGpt": Family(1), "CTRL": Family(1, {"dff": 64}, sdpa=False),
     # images and sound
     "ViT": Family(1), "Dinov2": Family(1), "CLIPVision": Family(1), "SiglipVision": Family(2),
     "PixtralVision": Family(1), "Wav2Vec2": Family(1, WAVES), "Hubert": Family(1, WAVES),
-    "DeiT": Family(1),
+    "DeiT": Family(1), "DINOv3ViT": Family(1), "Aimv2Vision": Family(2),
     "Swin": Family(
         2, {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 2,
             "patch_size": 4},
