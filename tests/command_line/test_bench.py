@@ -6,7 +6,6 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,13 +41,28 @@ def test_names_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
-def test_contenders_take_turns() -> None:
+class Clock:
+    """Time that only sleeping makes pass: a busy machine cannot disturb what is measured."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short calls are repeated within a turn; of a long one the first call is enough."""
+    clock = Clock()
+    monkeypatch.setattr(running, "time", clock)
     calls: list[str] = []
     contenders = {
-        "short": lambda: (calls.append("short"), time.sleep(0.001)),
-        "middle": lambda: (calls.append("middle"), time.sleep(0.03)),
-        "long": lambda: (calls.append("long"), time.sleep(1.01)),
+        "short": lambda: (calls.append("short"), clock.sleep(0.001)),
+        "middle": lambda: (calls.append("middle"), clock.sleep(0.03)),
+        "long": lambda: (calls.append("long"), clock.sleep(1.01)),
     }
     times = running.interleaved(contenders, 0.3, least=4)
     assert len(times["short"]) >= 4
