@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .resources import MissingResourceError
-
 if TYPE_CHECKING:
     from iree.compiler import ir
     from iree.compiler.dialects import builtin
@@ -43,7 +41,7 @@ def without_cycle_collection() -> Iterator[None]:
 
 def describe(error: BaseException) -> str:
     """The message of a compile error: short for what the user can mend, else with a traceback."""
-    if isinstance(error, MissingResourceError) or getattr(error, "for_user", False):
+    if getattr(error, "for_user", False):
         return str(error)
     trace = "".join(traceback.format_exception(error)).rstrip()
     return f"{type(error).__name__}: {error}\nThis is a bug in iree-flashattn:\n{trace}"

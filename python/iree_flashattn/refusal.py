@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 
 
@@ -21,3 +22,10 @@ class Refusal:
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.reason}" + (f" [{self.subject}]" if self.subject else "")
+
+
+def of_bug(location: str, error: Exception, spelling: str = "") -> Refusal:
+    """This package failed at the candidate, before it changed anything: the stock path works."""
+    reason = f"a bug in iree-flashattn, which its developers want to hear of: {error!r}"
+    trace = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    return Refusal(location, "bug", reason, spelling=spelling, trail=tuple(trace))

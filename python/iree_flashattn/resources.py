@@ -17,6 +17,8 @@ _CHECKOUT = _PACKAGE.parents[1]
 class MissingResourceError(RuntimeError):
     """A file of the installation is missing or damaged; the message names it and the way out."""
 
+    for_user = True
+
 
 @cache
 def installed() -> bool:

@@ -12,7 +12,7 @@ from .emitting.bounds import outside
 from .emitting.cleanup import erase_dead
 from .emitting.inlining import inline_bf16
 from .emitting.shapes import UnknownShapeError
-from .refusal import Refusal
+from .refusal import Refusal, of_bug
 from .report import Report, SiteReport, UserError
 from .site import AttentionSite
 from .target import Devices, Target
@@ -39,7 +39,7 @@ def rewrite_module(module: ir.Module, options: Options | None = None) -> Report:
         except ValueError as error:
             raise UserError(f"iree-flashattn: {error}") from error
     index = Index(module)
-    return substitute(module, raise_sites(module, index), options, index)
+    return substitute(module, raise_sites(module, index, tolerant=True), options, index)
 
 
 def substitute(
@@ -122,14 +122,19 @@ def _serve(
             "the site may run on devices of different kinds; place it on one with stream.affinity",
             ", ".join(str(target) for target in targets),
         )
-    if found := outside(site):
-        return refuse("emit.bounds", *found)
     choices: list[tuple[Target, Choice]] = []
-    for target in targets:
-        choice = choose(site, target, options)
-        if isinstance(choice, Refusal):
-            return choice
-        choices.append((target, choice))
+    try:
+        if found := outside(site):
+            return refuse("emit.bounds", *found)
+        for target in targets:
+            choice = choose(site, target, options)
+            if isinstance(choice, Refusal):
+                return choice
+            choices.append((target, choice))
+    except Exception as error:
+        if getattr(error, "for_user", False):
+            raise
+        return of_bug(site.location, error, site.spelling)
     shapes = {(bool(choice.combine), choice.splits) for _, choice in choices}
     if len(shapes) > 1:
         return refuse(

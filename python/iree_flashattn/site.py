@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from iree.compiler import ir
 
 from .extent import Extent
-
-if TYPE_CHECKING:
-    from iree.compiler import ir
 
 ElementType = Literal["f32", "f16", "bf16", "i1", "i8"]
 
@@ -37,6 +36,21 @@ class View:
     dtype: ElementType
     strides: tuple[Extent, Extent, Extent, Extent]
     offset: Extent = field(default_factory=Extent)
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The tensor's sizes; None for those that only the run time knows."""
+        if not isinstance(self.value, ir.Value):  # a tensor that is still to be built
+            return tuple(n if isinstance(n, int) else n.static for n in self.value.shape)
+        kind = ir.RankedTensorType(self.value.type)
+        return tuple(None if kind.is_dynamic_dim(d) else n for d, n in enumerate(kind.shape))
+
+    def reach(self, sizes: tuple[Extent, Extent, Extent, Extent]) -> Extent:
+        """One past the last element that is read: offset + sum of (size - 1) * stride + 1."""
+        last = self.offset
+        for extent, stride in zip(sizes, self.strides, strict=True):
+            last = last + (extent - 1) * stride
+        return last + 1
 
 
 @dataclass(frozen=True)

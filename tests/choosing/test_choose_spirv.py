@@ -10,6 +10,7 @@ import pytest
 from iree_flashattn import catalog
 from iree_flashattn.choosing import spirv
 from iree_flashattn.extent import Extent
+from iree_flashattn.site import View
 from iree_flashattn.target import parse_target
 
 GENERIC = parse_target(
@@ -88,17 +89,13 @@ def test_a_row_for_few_lanes_declines_long_keys():
 UNITS = catalog.find("fa_forward_f16_lane8_units_d64")
 
 
-def whole_site(k_strides=(64 * 8, 64, 64, 1), offset=0, dk=64):
+def whole_site(k_strides=(64 * 8, 64, 64, 1), offset=0, dk=64, bias=None):
     """K as given, everything else whole."""
-    whole = SimpleNamespace(
-        value=None, dtype="f16", offset=Extent(0), strides=tuple(map(Extent, (512, 64, 64, 1)))
-    )
-    k = SimpleNamespace(
-        value=None, dtype="f16", offset=Extent.of(offset), strides=tuple(map(Extent.of, k_strides))
-    )
+    whole = View(None, "f16", tuple(map(Extent, (512, 64, 64, 1))))
+    k = View(None, "f16", tuple(map(Extent.of, k_strides)), Extent.of(offset))
     sizes = {name: Extent(8) for name in ("batch", "heads", "kv_heads", "q_len", "kv_len")}
     return SimpleNamespace(
-        q=whole, k=k, v=whole, out=whole, mask=None, bias=None, weights=None, dk=Extent(dk),
+        q=whole, k=k, v=whole, out=whole, mask=None, bias=bias, weights=None, dk=Extent(dk),
         dv=Extent(64), **sizes,
     )  # fmt: skip
 
@@ -123,6 +120,14 @@ def test_units_have_to_be_whole(changed, served):
     """Units of 8 bytes are four elements of f16, wherever a row begins."""
     reason = spirv.refuses(UNITS, whole_site(**changed))
     assert reason == (None if served else "the rows of K may not be whole units of 8 bytes")
+
+
+@pytest.mark.parametrize(("shape", "served"), [((3, 6), True), ((3, 5), False), ((N, 6), True)])
+def test_a_tensor_that_is_still_to_be_built_has_to_be_whole_words_too(shape, served):
+    """A bias that is the sum of two tensors, say: it has sizes, but no value of the module."""
+    bias = View(SimpleNamespace(shape=shape), "f16", tuple(map(Extent, (0, 0, 0, 1))))
+    reason = spirv.refuses(PACKED, whole_site(bias=bias))
+    assert reason == (None if served else "the bytes of bias may not be a multiple of 4")
 
 
 def test_nothing_is_asked_for_the_last_row():

@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from iree_flashattn.compiling import CompileError, compile_module
+from support import devices
 from support.accuracy import TINY, largest_error
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels" / "spirv"))
@@ -57,6 +58,14 @@ class LogSumExp(torch.nn.Module):
         return (e @ v) / total, (highest + torch.log(total)).squeeze(-1)
 
 
+class SumOfBiases(torch.nn.Module):
+    """No tensor has the bias; it has to be built."""
+
+    def forward(self, q, k, v, slopes, distances):
+        bias = slopes[:, None, None] * distances + slopes[0]
+        return torch.softmax(q @ k.transpose(-1, -2) * 0.25 + bias, -1) @ v
+
+
 def exported(module: torch.nn.Module, *arguments: torch.Tensor, dynamic_shapes=None) -> bytes:
     from iree.turbine import aot
 
@@ -70,17 +79,11 @@ def run(vmfb: bytes, function: str, *arrays: np.ndarray) -> np.ndarray:
 
 
 def run_all(vmfb: bytes, function: str, *arrays: np.ndarray) -> list[np.ndarray]:
-    import iree.runtime as rt
-
-    config = spirv_device.config()
-    context = rt.SystemContext(config=config)
-    context.add_vm_module(rt.VmModule.copy_buffer(context.instance, vmfb))
-    (name,) = [n for n in context.modules if n != "hal"]
-    results = context.modules[name][function](*arrays)
+    results = devices.load_all(vmfb, "vulkan")[function](*arrays)
     found = []
     for result in results if isinstance(results, tuple | list) else [results]:
-        view = result._buffer_view
-        found.append(spirv_device.download(view, result.dtype).reshape(view.shape))
+        view, device = result._buffer_view, spirv_device.config().device
+        found.append(devices.download(device, view, result.dtype).reshape(view.shape))
     return found
 
 
@@ -190,6 +193,18 @@ def test_multihead_attention_returns_its_weights(dynamic):
         exact = [y.numpy() for y in module.double()(x.double())]
     assert largest_error(out, exact[0]) <= TINY["f32"]
     assert largest_error(weights, exact[1]) <= TINY["f32"]
+
+
+@needs_device
+def test_a_bias_that_has_to_be_built():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 16) for n in (37, 41, 41))
+    given = (q, k, v, torch.rand(3), torch.randn(37, 41))
+    done = compile_module(exported(SumOfBiases(), *given), flags=FLAGS)
+    assert [site["matched"] for site in done.sites] == [True], done.sites
+    got = run(done.vmfb, "main", *(x.numpy() for x in given))
+    exact = SumOfBiases()(*(x.double() for x in given))
+    assert largest_error(got, exact.numpy()) <= TINY["f32"]
 
 
 @needs_device

@@ -20,14 +20,16 @@ parser.add_argument("first", type=int, help="the first seed")
 parser.add_argument("count", type=int, help="how many seeds")
 parser.add_argument("--workers", type=int, default=cores(), help="processes (default: the cores)")
 parser.add_argument("--seconds", type=float, help="start no batch after so many seconds")
+parser.add_argument("--device", choices=["vulkan", "cuda"], help="run there, not on the CPU")
+parser.add_argument("--flag", action="append", default=[], help="one more flag of iree-compile")
 chosen = parser.parse_args()
-todo = list(jobs(chosen.first, chosen.count))
+todo = list(jobs(chosen.first, chosen.count, chosen.device or "", tuple(chosen.flag)))
 start, covered = time.monotonic(), Tally()
 
 
 def tell(job: Job, found: Tally) -> None:
     covered.add(found.as_json())
-    first, count, kind = job
+    first, count, kind, _ = job
     share = f"{covered.cases}/{chosen.count} after {time.monotonic() - start:.0f} s"
     print(f"[{share}] seeds {first} to {first + count - 1} {kind}: {counts(found)}")
     for line in [*found.stock_failed, *found.stock_wrong]:

@@ -18,17 +18,17 @@ from fuzzing.runner import Tally
 BATCH = 50
 _SECONDS = 600
 
-# first seed, number of programs, what is special ("dynamic", "usual": fuzzing.worker)
-Job = tuple[int, int, str]
+# first seed, number of programs, what is special ("dynamic", "usual": fuzzing.worker), flags
+Job = tuple[int, int, str, tuple[str, ...]]
 Progress = Callable[[Job, Tally], None]
 
 
-def jobs(first: int, count: int) -> Iterator[Job]:
-    """Batches that cover the seeds. Of eight one has sizes that only the run time knows, and one
-    is compiled with a user's own flags instead of the quickest ones."""
-    kinds = {3: "dynamic", 6: "usual"}
+def jobs(first: int, count: int, device: str = "", flags: tuple[str, ...] = ()) -> Iterator[Job]:
+    """Batches that cover the seeds. Of eight one has sizes that only the run time knows, and on
+    the CPU one is compiled with a user's own flags instead of the quickest ones."""
+    kinds = {3: f"dynamic {device}".strip(), 6: device or "usual"}
     for number, start in enumerate(range(first, first + count, BATCH)):
-        yield start, min(BATCH, first + count - start), kinds.get(number % 8, "")
+        yield start, min(BATCH, first + count - start), kinds.get(number % 8, device), flags
 
 
 def cores() -> int:
@@ -71,25 +71,25 @@ def run_jobs(
 
 
 def _run(job: Job) -> Tally:
-    first, count, kind = job
+    first, count, kind, flags = job
     found, message = _worker(job)
     total = Tally()
     if found is not None:
         total.add(found)
     elif count == 1:
-        text = module_of([make_case(first, kind == "dynamic")])
+        text = module_of([make_case(first, "dynamic" in kind)])
         total.cases = 1
         total.crashed.append(f"seed {first} {kind}: {message}\n{text}")
     else:
         for seed in range(first, first + count):
-            total.add(_run((seed, 1, kind)).as_json())
+            total.add(_run((seed, 1, kind, flags)).as_json())
     return total
 
 
 def _worker(job: Job) -> tuple[dict | None, str]:
     """What a worker process says, or None and how it ended."""
-    first, count, kind = job
-    command = [sys.executable, "-m", "fuzzing.worker", str(first), str(count), kind]
+    first, count, kind, flags = job
+    command = [sys.executable, "-m", "fuzzing.worker", str(first), str(count), kind, *flags]
     here = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     # One worker is for one core: neither the compiler nor NumPy starts threads.

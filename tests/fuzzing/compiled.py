@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from fuzzing.cases import Case
 from fuzzing.writer import NUMPY
 from iree_flashattn.bench import running
 from iree_flashattn.compiling import LOCAL, Compiled, CompileError, compile_module
+from support import devices
 
 # What takes least time to compile, with the flag and without: a worker has one core, nothing is
 # computed ahead or vectorised, and neighbouring operations share dispatches.
@@ -39,6 +42,28 @@ QUICK = (
 QUICK_STOCK = (*QUICK, "--verify=false")
 # What a user's own flags make of it is compiled now and then.
 USUAL = (*LOCAL, "--mlir-disable-threading")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How programs are compiled, and the device that they run on."""
+
+    flags: tuple[str, ...]
+    stock: tuple[str, ...]  # without the flag
+    device: str = "local-task"
+
+
+QUICKLY, USUALLY = Way(QUICK, QUICK_STOCK), Way(USUAL, USUAL)
+
+
+def way_of(kind: str, flags: tuple[str, ...] = ()) -> Way:
+    """Of a batch's kind: "usual", "vulkan", "cuda", otherwise the quickest way on the CPU."""
+    for device in ("vulkan", "cuda"):
+        if device in kind.split():
+            every = (f"--iree-hal-target-device={device}", "--mlir-disable-threading", *flags)
+            return Way(every, every, device)
+    return USUALLY if "usual" in kind.split() else QUICKLY
+
 
 # Relative to the largest element. Above the second number an error is no rounding.
 ROUNDING = {"f32": (2e-5, 1e-3), "f16": (2e-3, 2e-2), "bf16": (1.6e-2, 1e-1)}
@@ -71,7 +96,7 @@ def module_of(cases: list[Case]) -> str:
     return "module {\n" + "".join(c.net.function(c.results) for c in cases) + "}\n"
 
 
-def both_ways(cases: list[Case], sites: Mapping[str, int], flags: tuple[str, ...]) -> Sides:
+def both_ways(cases: list[Case], sites: Mapping[str, int], way: Way = QUICKLY) -> Sides:
     """The programs compiled with the flag and without. ``sites``: how many each has, by name.
 
     A module in which nothing is substituted is not even written anew: the flag leaves the stock
@@ -79,40 +104,53 @@ def both_ways(cases: list[Case], sites: Mapping[str, int], flags: tuple[str, ...
     """
     attention = [c for c in cases if sites[c.net.name]]
     others = [c for c in cases if not sites[c.net.name]]
-    stock_flags = QUICK_STOCK if flags == QUICK else flags
-    ours, alone = with_flag(attention, flags), with_flag(others, stock_flags)
-    again = others if alone.matched else [c for c in others if c.net.name in alone.errors]
-    stock = without_flag(attention + again, stock_flags)
+    ours = with_flag(attention, way)
+    alone = with_flag(others, Way(way.stock, way.stock, way.device))
+    if way.device == "local-task":
+        again = attention
+    else:  # what stock compiles for a GPU is often wrong: asked only where NumPy disagrees
+        ours.take(alone)
+        alone = Side()
+        again = [c for c in cases if not _is_right(c, ours.results.get(c.net.name))]
+    again += others if alone.matched else [c for c in others if c.net.name in alone.errors]
+    stock = without_flag(again, way)
     for name, result in alone.results.items():
         stock.results.setdefault(name, result)
     ours.take(alone)
-    if flags == QUICK:
+    if way == QUICKLY:
         # What stock cannot compile so quickly is compiled as a user would: -O2 leaves a call of
         # fmaxf to the linker for softmaxes in f16 (seed 320), and divides by zero in the compiler
         # for seed 100389.
         failed = [c for c in cases if c.net.name in stock.errors]
-        stock.take(without_flag(failed, USUAL))
-        ours.take(with_flag([c for c in failed if c.net.name in ours.errors], USUAL))
+        stock.take(without_flag(failed, USUALLY))
+        ours.take(with_flag([c for c in failed if c.net.name in ours.errors], USUALLY))
     return ours, stock
 
 
-def with_flag(cases: list[Case], flags: tuple[str, ...] = QUICK) -> Side:
+def _is_right(case: Case, got: Arrays | None) -> bool:
+    return got is not None and not difference(case, got, None)
+
+
+def with_flag(cases: list[Case], way: Way = QUICKLY) -> Side:
     side = Side()
 
     def make(text: str) -> Compiled:
-        return compile_module(text, flags, options={"IREE_FLASHATTN_GATE": "off"})
+        return compile_module(text, way.flags, options={"IREE_FLASHATTN_GATE": "off"})
 
-    _compile_and_run(cases, make, side)
+    _compile_and_run(cases, make, way.device, side)
     return side
 
 
-def without_flag(cases: list[Case], flags: tuple[str, ...] = QUICK) -> Side:
+def without_flag(cases: list[Case], way: Way = QUICKLY) -> Side:
     side = Side()
-    _compile_and_run(cases, lambda text: compile_module(text, flags, plugin=False), side)
+    make = partial(compile_module, flags=way.stock, plugin=False)
+    _compile_and_run(cases, make, way.device, side)
     return side
 
 
-def _compile_and_run(cases: list[Case], make: Callable[[str], Compiled], side: Side) -> None:
+def _compile_and_run(
+    cases: list[Case], make: Callable[[str], Compiled], device: str, side: Side
+) -> None:
     if not cases:
         return
     text = module_of(cases)
@@ -123,14 +161,17 @@ def _compile_and_run(cases: list[Case], make: Callable[[str], Compiled], side: S
             side.errors[cases[0].net.name] = str(error)[:2000]
             return
         for part in _parts(cases, text, str(error)):
-            _compile_and_run(part, make, side)
+            _compile_and_run(part, make, device, side)
         return
     _attribute(done, text, side)
-    loaded = running.load_all(done.vmfb, workers=1)
+    if device == "local-task":
+        loaded = running.load_all(done.vmfb, workers=1)
+    else:
+        loaded = devices.load_all(done.vmfb, device)
     for case in cases:
         name = case.net.name
         try:
-            side.results[name] = _call(loaded[name], case)
+            side.results[name] = _call(loaded[name], case, device)
         except Exception as error:  # the runtime has one kind of error for everything
             side.errors[name] = f"run: {error}"
 
@@ -170,18 +211,26 @@ def _attribute(done: Compiled, text: str, side: Side) -> None:
             side.refused.setdefault(name, []).append(f"{site['rule']}: {site['reason']}")
 
 
-def _call(function: Callable, case: Case) -> Arrays:
+def _call(function: Callable, case: Case, device: str) -> Arrays:
     inputs = [
         int(x.array) if x.dtype == "index" else x.array.astype(NUMPY[x.dtype])
         for x in case.net.inputs
     ]
     outputs = function(*inputs)
     outputs = outputs if isinstance(outputs, tuple | list) else [outputs]
-    return [_to_float(o, v.dtype) for o, v in zip(outputs, case.results, strict=True)]
+    arrays = [_to_host(output, device) for output in outputs]
+    return [_to_float(a, v.dtype) for a, v in zip(arrays, case.results, strict=True)]
 
 
-def _to_float(output: object, dtype: str) -> np.ndarray:
-    array = np.asarray(output.to_host())  # type: ignore[attr-defined]
+def _to_host(output: Any, device: str) -> np.ndarray:
+    if device == "local-task":
+        return np.asarray(output.to_host())
+    view = output._buffer_view
+    raw = devices.download(devices.configuration(device).device, view, output.dtype)
+    return raw.reshape(view.shape)
+
+
+def _to_float(array: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bf16" and array.dtype != NUMPY["bf16"]:
         array = array.view(NUMPY["bf16"])
     return array.astype(np.float64)

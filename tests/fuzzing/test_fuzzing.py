@@ -61,7 +61,7 @@ def test_compiled_programs(first: int, together: Path, record_property: Callable
 def test_raised_programs(first: int) -> None:
     """What sites mean, evaluated in NumPy; without the compiler."""
     tally = Tally()
-    for start, count, kind in jobs(0, PROGRAMS):
+    for start, count, kind, _ in jobs(0, PROGRAMS):
         if first <= start < first + AT_ONCE:
             tally.add(run(start, count, kind == "dynamic").as_json())
     found = problems(tally)

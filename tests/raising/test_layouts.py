@@ -193,3 +193,14 @@ def test_a_result_that_is_the_next_query_is_read_where_the_first_dispatch_wrote_
     assert isinstance(one, AttentionSite)
     assert isinstance(two, AttentionSite)
     assert two.q.value == one.out.value
+
+
+def test_a_number_out_of_a_tensor_is_added_to_the_scores(attention: Attention) -> None:
+    """``slopes[0]``: a slice of one element, collapsed to a tensor without dims."""
+    net = attention.net
+    one = net.reshape(net.slice(net.input((HEADS,)), 0, 2, 1), [], ())
+    s = net.binary(attention.scores(), one, [], "addf")
+    bias = net.binary(net.input((ROWS, KEYS)), one, [], "mulf")
+    s = net.binary(s, bias, [1, 2], "addf")
+    site = attention.site(attention.values(attention.softmax(s)))
+    assert site.bias is not None

@@ -10,9 +10,11 @@ import pytest
 from iree.compiler import ir
 
 from fuzzing.net import Net
-from iree_flashattn.raising import raise_sites
+from iree_flashattn.choosing import Options
+from iree_flashattn.raising import raise_sites, sites
 from iree_flashattn.raising.expr import Load, Node
 from iree_flashattn.raising.reader import Reader
+from iree_flashattn.rewrite import rewrite_module
 from iree_flashattn.site import AttentionSite
 
 from .conftest import DK, HEADS, KEYS, Attention
@@ -139,6 +141,26 @@ def test_nothing_outlives_the_module() -> None:
     assert raise_one() == 1
     gc.collect()
     assert ir.Context._get_live_count() == before
+
+
+def test_a_fault_of_the_package_leaves_the_site_to_stock_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(value: ir.Value, shared: object) -> None:
+        raise KeyError("heads")
+
+    monkeypatch.setattr(sites, "raise_value", failing)
+    with ir.Context() as context:
+        context.allow_unregistered_dialects = True
+        parsed = ir.Module.parse(DYNAMIC.format(v="%v"))
+        before = str(parsed)
+        with pytest.raises(KeyError):
+            raise_sites(parsed)
+        (site,) = rewrite_module(parsed, Options()).sites
+        assert str(parsed) == before
+    assert (site.matched, site.rule) == (False, "bug")
+    assert "KeyError('heads')" in site.reason
+    assert any("in failing" in line for line in site.trail)
 
 
 def test_chained_sites_take_linear_work(monkeypatch: pytest.MonkeyPatch) -> None:

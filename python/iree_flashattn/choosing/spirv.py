@@ -12,8 +12,6 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from iree.compiler import ir
-
 from .checks import Check, implied
 from .demands import operands
 
@@ -72,11 +70,8 @@ def refuses(row: Kernel, site: AttentionSite) -> str | None:
         views["P"] = (site.weights, site.q_len, site.kv_len)
     for name, (view, rows, columns) in views.items():
         heads = site.kv_heads if name in ("K", "V") else site.heads
-        last = view.offset
-        for extent, stride in zip((site.batch, heads, rows, columns), view.strides, strict=True):
-            last = last + (extent - 1) * stride
-        size = last.static
-        if size is not None and (size + 1) * _BYTES[view.dtype] > _MAX_BUFFER:
+        size = view.reach((site.batch, heads, rows, columns)).static
+        if size is not None and size * _BYTES[view.dtype] > _MAX_BUFFER:
             return f"{name} takes over 4 GiB, the most that a storage buffer holds"
         if row.extra.get("whole_words") and not _whole_words(view):
             return f"the bytes of {name} may not be a multiple of 4"
@@ -104,9 +99,7 @@ def _whole_words(view: View) -> bool:
     """Whether the tensor takes a multiple of 4 bytes, whatever its sizes at run time."""
     if view.value is None:
         return True
-    kind = ir.RankedTensorType(view.value.type)
-    axes = range(kind.rank)
-    static = (kind.get_dim_size(axis) for axis in axes if not kind.is_dynamic_dim(axis))
+    static = (n for n in view.shape if n is not None)
     return prod(static, start=_BYTES[view.dtype]) % 4 == 0
 
 

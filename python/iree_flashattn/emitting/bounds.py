@@ -6,6 +6,8 @@ the two on the host before the dispatch and stops with a message that names the 
 
 from __future__ import annotations
 
+from math import prod
+
 from iree.compiler import ir
 from iree.compiler.dialects import arith, cf
 
@@ -23,7 +25,7 @@ _MAX = 2**32 - 1  # elements, which kernels count in 32 bits; bytes in storage b
 def outside(site: AttentionSite) -> tuple[str, str] | None:
     """(reason, offending value) if a view leaves its tensor whatever happens at run time."""
     for name, view, sizes in _views(site):
-        need, have = _reach(view, sizes).static, _static_elements(view.value)
+        need, have = view.reach(sizes).static, _static_elements(view)
         if need is not None and have is not None and need > have:
             return f"{name} would be read outside of its tensor", f"element {need - 1} of {have}"
     return None
@@ -42,7 +44,7 @@ def check(site: AttentionSite, build: Builder, in_storage_buffers: bool = False)
     if in_storage_buffers and site.weights is not None:
         views.append(("P", site.weights, (site.batch, site.heads, site.q_len, site.kv_len)))
     for name, view, sizes in views:
-        reach, have = _reach(view, sizes), _static_elements(view.value)
+        reach, have = view.reach(sizes), _static_elements(view)
         if have is not None:
             if reach.static is not None:
                 continue
@@ -94,24 +96,10 @@ def _views(site: AttentionSite) -> list[tuple[str, View, tuple[Extent, ...]]]:
     return found
 
 
-def _reach(view: View, sizes: tuple[Extent, ...]) -> Extent:
-    """One past the last element: offset + sum of (size - 1) * stride + 1."""
-    last = view.offset
-    for extent, stride in zip(sizes, view.strides, strict=True):
-        last = last + (extent - 1) * stride
-    return last + 1
-
-
-def _static_elements(value: ir.Value | Term) -> int | None:
-    if isinstance(value, Term):  # built to measure
+def _static_elements(view: View) -> int | None:
+    if isinstance(view.value, Term):  # built to measure
         return None
-    shape = ir.RankedTensorType(value.type)
-    if not shape.has_static_shape:
-        return None
-    count = 1
-    for extent in shape.shape:
-        count *= extent
-    return count
+    return None if None in view.shape else prod(view.shape)
 
 
 def _elements(value: ir.Value, is_result: bool, build: Builder) -> ir.Value:

@@ -39,6 +39,8 @@ def _expand_shape(reader: Reader, op: ir.Operation, load: Load) -> Node:
 def _collapse_shape(reader: Reader, op: ir.Operation, load: Load) -> Node | None:
     source = op.operands[0]
     shape = reader.sizes.shape(source)
+    if not load.coords:  # to a scalar: there are no groups
+        return reader.load(source, [ZERO] * len(shape))
     coords: list[Lin] = []
     for group, lin in zip(_groups(op), load.coords, strict=True):
         parts = reader.space.delinearize(lin, [shape[d] for d in group])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from iree.compiler import ir
 
 from ..extent import Extent
-from ..refusal import Refusal
+from ..refusal import Refusal, of_bug
 from ..site import AttentionSite
 from .again import Repeats
 from .assemble import Attempt, assemble
@@ -22,12 +22,15 @@ from .walk import candidate_products, forward_chain
 from .weights import place
 
 
-def raise_sites(module: ir.Module, index: Index | None = None) -> list[AttentionSite | Refusal]:
+def raise_sites(
+    module: ir.Module, index: Index | None = None, tolerant: bool = False
+) -> list[AttentionSite | Refusal]:
     """Every attention of a module at the end of the preprocessing phase, in program order.
 
     The module is not changed. A candidate that cannot be proven is a :class:`Refusal`; a site's
     views may hold a :class:`~.term.Term` where no single tensor has what a kernel reads.
-    ``index`` is the module's, where somebody has made it already.
+    ``index`` is the module's, where somebody has made it already. ``tolerant``: a candidate at which
+    this package itself fails is a :class:`Refusal`, too.
     """
     index = index or Index(module)
     shared = Shared(index)
@@ -42,7 +45,12 @@ def raise_sites(module: ir.Module, index: Index | None = None) -> list[Attention
             continue
         tried.add(start)
         for value in candidate_products(start, shared, seen):
-            outcome = repeats.raised(value, raise_value)
+            try:
+                outcome = repeats.raised(value, raise_value)
+            except Exception as error:
+                if not tolerant:
+                    raise
+                outcome = of_bug(str(start.location), error)
             if outcome is None:
                 continue
             if isinstance(outcome, AttentionSite):

@@ -18,6 +18,7 @@ from iree_flashattn import resources
 from iree_flashattn.abi import WORD, WORD_COUNT
 from iree_flashattn.catalog import Kernel, kernels
 from iree_flashattn.operands import Operands
+from support.devices import configuration, download
 
 TARGET = '#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {}>'
 INPUTS = {"forward": 7, "partial": 6, "combine": 4}
@@ -40,17 +41,14 @@ def why_no_device() -> str:
     return "" if devices else "no Vulkan device (Debian: mesa-vulkan-drivers)"
 
 
-@cache
 def config():
-    import iree.runtime as rt
-
     atexit.register(_release)
-    return rt.Config(device=rt.get_device("vulkan"))
+    return configuration("vulkan")
 
 
 def _release() -> None:
     """The device has to go before the interpreter takes the runtime apart."""
-    for cached in (config, query, _module):
+    for cached in (configuration, query, _module):
         cached.cache_clear()
     gc.collect()
 
@@ -192,32 +190,6 @@ def upload(array: NDArray | None):
     )
 
 
-def download(view, dtype) -> NDArray:
-    """A copy on the host, through a staging buffer.
-
-    ``DeviceArray.to_host`` of iree-base-runtime 3.13.0 imports host memory without regard for
-    Vulkan's alignment rule and fails; this can go when it does not.
-    """
-    import iree.runtime as rt
-
-    device, source = config().device, view.get_buffer()
-    size = source.byte_length()
-    staging = device.allocator.allocate_buffer(
-        memory_type=int(rt.MemoryType.HOST_LOCAL | rt.MemoryType.DEVICE_VISIBLE),
-        allowed_usage=int(rt.BufferUsage.TRANSFER_TARGET | rt.BufferUsage.MAPPING_SCOPED),
-        allocation_size=size,
-    )
-    done = device.create_semaphore(0)
-    device.queue_copy(
-        source,
-        staging,
-        wait_semaphores=rt.HalFence.create_at(done, 0),
-        signal_semaphores=rt.HalFence.create_at(done, 1),
-    )
-    rt.HalFence.create_at(done, 1).wait()
-    return staging.map().asarray((size,), np.dtype(np.uint8)).copy().view(dtype)
-
-
 @dataclass(frozen=True)
 class Shape:
     words: NDArray[np.uint32]
@@ -265,7 +237,7 @@ def run(kernel: Kernel, made: Operands, splits: int = 3) -> None:
         numbers = _shape(merge, made, splits).numbers(sizes)
         found = _module(merge.name).call(numbers, [*parts, *buffers[5:]])
     if made.lse is not None:
-        made.lse[...] = download(found[-1], np.float32).reshape(made.lse.shape)
+        made.lse[...] = download(config().device, found[-1], np.float32).reshape(made.lse.shape)
     for array, view in zip(results, found, strict=False):
         if array.size:
-            array[...] = download(view, array.dtype).reshape(array.shape)
+            array[...] = download(config().device, view, array.dtype).reshape(array.shape)

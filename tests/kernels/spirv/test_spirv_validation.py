@@ -29,7 +29,7 @@ NAMES = (
 )
 PROGRAM = """
 import sys
-sys.path.insert(0, {here!r})
+sys.path[:0] = {folders!r}
 import spirv_device
 from iree_flashattn import catalog, operands, problems
 kernel = catalog.find({name!r})
@@ -42,7 +42,7 @@ print("ran", made.result().any())
 
 def watched(name: str, **variables: str) -> str:
     environment = os.environ | {"VK_INSTANCE_LAYERS": LAYER} | variables
-    program = PROGRAM.format(here=str(HERE), name=name)
+    program = PROGRAM.format(folders=[str(HERE), str(HERE.parents[1])], name=name)
     result = subprocess.run(
         [sys.executable, "-c", program],
         env=environment,

@@ -1,0 +1,62 @@
+"""Devices of the stock runtime other than the CPU: modules on them, and what they return."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@cache
+def configuration(name: str) -> Any:
+    """The first device of a driver: ``vulkan``, ``cuda``."""
+    import iree.runtime as rt
+
+    atexit.register(_release)
+    return rt.Config(device=rt.get_device(name))
+
+
+def _release() -> None:
+    """The device has to go before the interpreter takes the runtime apart."""
+    configuration.cache_clear()
+    gc.collect()
+
+
+def load_all(vmfb: bytes, name: str) -> Any:
+    """A compiled module on that device; ``module["function"]`` takes arrays."""
+    import iree.runtime as rt
+
+    context = rt.SystemContext(config=configuration(name))
+    context.add_vm_module(rt.VmModule.copy_buffer(context.instance, vmfb))
+    (module,) = [n for n in context.modules if n != "hal"]
+    return context.modules[module]
+
+
+def download(device: Any, view: Any, dtype: Any) -> NDArray:
+    """A copy on the host, through a staging buffer.
+
+    ``DeviceArray.to_host`` of iree-base-runtime 3.13.0 imports host memory without regard for
+    Vulkan's alignment rule and fails; this can go when it does not.
+    """
+    import iree.runtime as rt
+
+    source = view.get_buffer()
+    size = source.byte_length()
+    staging = device.allocator.allocate_buffer(
+        memory_type=int(rt.MemoryType.HOST_LOCAL | rt.MemoryType.DEVICE_VISIBLE),
+        allowed_usage=int(rt.BufferUsage.TRANSFER_TARGET | rt.BufferUsage.MAPPING_SCOPED),
+        allocation_size=size,
+    )
+    done = device.create_semaphore(0)
+    device.queue_copy(
+        source,
+        staging,
+        wait_semaphores=rt.HalFence.create_at(done, 0),
+        signal_semaphores=rt.HalFence.create_at(done, 1),
+    )
+    rt.HalFence.create_at(done, 1).wait()
+    return staging.map().asarray((size,), np.dtype(np.uint8)).copy().view(dtype)
