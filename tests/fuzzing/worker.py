@@ -1,7 +1,7 @@
 """One batch of random programs in a process of its own: raised, compiled both ways, run, compared.
 
-``python -m fuzzing.worker FIRST COUNT KIND [FLAG...]`` prints one line of JSON. The process may crash
-(that is what it is for); ``batches`` then tries its programs one by one.
+``python -m fuzzing.worker FIRST COUNT KIND [FLAG...]`` prints one line of JSON. The process may
+crash (that is what it is for); ``batches`` then tries its programs one by one.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def raise_sites(
 
     The module is not changed. A candidate that cannot be proven is a :class:`Refusal`; a site's
     views may hold a :class:`~.term.Term` where no single tensor has what a kernel reads.
-    ``index`` is the module's, where somebody has made it already. ``tolerant``: a candidate at which
-    this package itself fails is a :class:`Refusal`, too.
+    ``index`` is the module's, where somebody has made it already. ``tolerant``: a candidate at
+    which this package itself fails is a :class:`Refusal`, too.
     """
     index = index or Index(module)
     shared = Shared(index)
