@@ -110,6 +110,28 @@ def test_mask_that_is_added(attention: Attention, fill: float, is_band: bool) ->
     assert (site.bias is None) == is_band
 
 
+@pytest.mark.parametrize("first", ["input", "constant", "band", "slopes"])
+def test_a_bias_shows_in_a_mask_that_is_added_after_it(attention: Attention, first: str) -> None:
+    """Where both are far below the scores, their sum says what a masked row attends to."""
+    net = attention.net
+    far = np.where(np.tri(ROWS, KEYS) > 0, 0.0, -np.inf)
+    bias = {
+        "input": lambda: net.input((ROWS, KEYS)),
+        "constant": lambda: net.constant(far),
+        "band": lambda: net.select(
+            net.band((ROWS, KEYS), 0, "sge"), [0, 1], net.fill((ROWS, KEYS), 0.25), -np.inf, True
+        ),
+        "slopes": lambda: net.constant(np.linspace(-1, 1, ROWS * KEYS).reshape(ROWS, KEYS)),
+    }[first]()
+    s = net.binary(attention.scores(), bias, [1, 2], "addf")
+    late = net.band((ROWS, KEYS), 2, "slt")
+    s = net.binary(s, net.select(late, [0, 1], net.fill((ROWS, KEYS), 0.0), LOWEST, True),
+                   [1, 2], "addf")  # fmt: skip
+    site = attention.site(finish(attention, s))
+    assert site.bias is not None
+    assert site.bias_after_fill == (first != "slopes")
+
+
 def test_mask_before_a_scale_is_scaled(attention: Attention) -> None:
     net = attention.net
     s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], attention.scores(), -1e9, True)

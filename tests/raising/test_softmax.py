@@ -207,6 +207,17 @@ def test_maximum_over_the_rows_of_powers_of_two(attention: Attention) -> None:
     assert "extremum" in attention.refusal(attention.values(p)).reason
 
 
+def test_maximum_over_the_rows_of_a_single_key(attention: Attention) -> None:
+    """The one key of a masked row has a weight of 0/0, which the row's own maximum would make 1."""
+    net = attention.net
+    attention.k, attention.v = net.input((HEADS, 1, 8)), net.input((HEADS, 1, 4))
+    s = net.select(net.input((ROWS,), "i1"), [1], attention.scores(), -1e9, True)
+    top = net.reduce(s, 1, "maximumf", False, -np.inf, index=False)
+    e = net.unary(net.binary(s, top, [0, 2], "subf"), "math.exp", np.exp)
+    p = net.binary(e, net.reduce(e, 2, "addf", False, 0.0, index=False), [0, 1], "divf")
+    assert "extremum" in attention.refusal(attention.values(p)).reason
+
+
 def test_guard_that_does_not_look_for_the_fill(attention: Attention) -> None:
     """Without a maximum a row of -1e9 is NaN in the source, and its guard looks for -inf."""
     net = attention.net

@@ -24,7 +24,7 @@ def test_all_of_them() -> None:
     assert RAISED
     cases = [case for _, case in RAISED]
     sites = {case.net.name: case.sites for case in cases}
-    ours, stock = both_ways(cases, sites, compiled.QUICK)
+    ours, stock = both_ways(cases, sites)
     wrong = []
     for test, case in RAISED:
         name = case.net.name

@@ -196,11 +196,12 @@ struct GeneralScore {
         each(s, [&](float x, int, int column) { return column < end ? x : -kInf; });
       return;
     }
-    // A finite score stays finite: the lowest f32 is a common fill, and a row that has nothing else
-    // weighs all its keys alike.
+    // A finite score stays finite, and below another one: the lowest f32 is a common fill, and a row
+    // that has nothing else weighs all its keys alike. Beyond kFar, where log2 units would overflow,
+    // scores move closer together, to no less than the lowest f32.
     each(s, [&](float x, int, int column) {
-      const float lowest = -3.4028234663852886e38f, scaled = x * kLog2e;
-      const float finite = scaled < lowest && x != -kInf ? lowest : scaled;
+      constexpr float kFar = -2e38f, kSlope = 0.36f, kOffset = kFar * (kLog2e - kSlope);
+      const float finite = x < kFar ? x * kSlope + kOffset : x * kLog2e;
       return column < end ? finite : -kInf;
     });
   }

@@ -44,6 +44,11 @@ def add_term(reader: Reader, score: Score, term: Node) -> None:
         fill = _additive_mask(reader, either, dtype)
         if fill is not None:
             keep, value = fill
+            if not score.keep and math.isfinite(value) and _may_be_far(reader, score.bias):
+                # The score is lost in the fill, the bias may not be.
+                score.keep, score.fill = [keep], value
+                score.after, score.bias = score.bias, []
+                return
             if not score.keep or value == -math.inf:
                 mask_with(reader, score, keep, Const(value, "f32"))
                 return
@@ -54,6 +59,25 @@ def add_term(reader: Reader, score: Score, term: Node) -> None:
         score.after.append(term)
     else:
         score.bias.append(term)
+
+
+def _may_be_far(reader: Reader, nodes: list[Node]) -> bool:
+    """Whether a bias may have numbers that show beside those of a mask: it is written with some,
+    or an input of the program, of which nothing is known."""
+    return any(
+        has_constant(reader, node, lambda n: abs(n) >= FAR) or _reads_inputs(reader, node)
+        for node in nodes
+    )
+
+
+def _reads_inputs(reader: Reader, node: Node, depth: int = 12) -> bool:
+    head = strip_casts(reader, node)
+    if isinstance(head, Apply):
+        return depth == 0 or any(_reads_inputs(reader, a, depth - 1) for a in head.args)
+    if not isinstance(head, Load):
+        return False
+    op = reader.producer(head.value)
+    return op is None or op.name == "hal.tensor.import"
 
 
 def _moves_the_fill(reader: Reader, score: Score, either: Apply, dtype: str) -> bool:

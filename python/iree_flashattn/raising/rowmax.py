@@ -24,13 +24,15 @@ def drop_row_maxima(
         cancels = (
             sign == -1
             and not depends(reader, node, keys)
-            and _is_row_maximum(reader, node, product, joined)
+            and _is_row_maximum(reader, node, product, keys, joined)
         )
         (dropped if cancels else kept).append((sign, node))
     return kept, dropped, joined
 
 
-def _is_row_maximum(reader: Reader, node: Node, product: Load | None, joined: list[Node]) -> bool:
+def _is_row_maximum(
+    reader: Reader, node: Node, product: Load | None, keys: set, joined: list[Node]
+) -> bool:
     """A maximum over a reduction, or constants and selections around one."""
     found = False
     others: list[Node] = []
@@ -59,7 +61,7 @@ def _is_row_maximum(reader: Reader, node: Node, product: Load | None, joined: li
             reduce = reader.reduction(head)
             if reduce is not None and reduce.combine == "max":
                 found = True
-                return _same_row(reader, reduce, product)
+                return _same_row(reader, reduce, product, keys)
         return False
 
     if not (check(node) and found):
@@ -68,11 +70,15 @@ def _is_row_maximum(reader: Reader, node: Node, product: Load | None, joined: li
     return True
 
 
-def _same_row(reader: Reader, reduce: Reduce, product: Load | None) -> bool:
+def _same_row(reader: Reader, reduce: Reduce, product: Load | None, keys: set) -> bool:
     other = find_product(reader, reduce.body)
     if product is None or other is None:
         return product is other
     if product.value != other.value:
         return False
     unifier = Unifier(reader, atoms_of(reader, reduce.axes))
-    return unifier.same(product, other)
+    if not unifier.same(product, other):
+        return False
+    # Over keys alone: of a column of scores, say, there is one where the row has a single key.
+    images = [lin for axis in reduce.axes if (lin := unifier.bound_form(axis)) is not None]
+    return atoms_of(reader, images) <= reader.space.live(keys)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from iree_flashattn import catalog
+from iree_flashattn import catalog, operands
 from iree_flashattn.operands import Operands
 from iree_flashattn.problems import Problem, causal, small
 
@@ -76,6 +76,28 @@ def compare(made: Operands, got: np.ndarray) -> None:
         finite = np.isfinite(want.lse)
         np.testing.assert_array_equal(made.lse[~finite], want.lse[~finite])
         np.testing.assert_allclose(made.lse[finite], want.lse[finite], rtol=2e-6, atol=4e-6)
+
+
+FAR_MASKS = [
+    catalog.find(f"fa_{kind}_{element}_{rest}")
+    for kind, element, rest in (
+        ("forward", "f32", "sm80_d64_general"),
+        ("forward", "f16", "sm90a_d64_general"),
+        ("partial", "bf16", "sm80_d64_general"),
+    )
+]
+
+
+def far_masks(row: catalog.Kernel) -> Operands:
+    """Rows that have nothing but masked keys, filled with different numbers near the lowest f32,
+    which overflow in log2 units: the keys with the highest number share the row."""
+    problem = Problem("far_masks", heads=2, q_len=9, kv_len=40, dk=16, bias="f32", bias_dims="qk")
+    made = operands.make(problem.with_element(row.element), 5)
+    fills = np.float32([-3.4028234663852886e38, -3.4e38, -3.3e38, -2.1e38, -1.9e38, -1e30])
+    which = np.random.default_rng(5).integers(0, len(fills), made.bias.shape)
+    # row i has the first i + 1 of them
+    made.bias[...] = fills[np.minimum(which, np.arange(9)[:, None])]
+    return made
 
 
 def cases(rows) -> list:

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from cuda_cases import cases, compare
+from cuda_cases import FAR_MASKS, cases, compare, far_masks
 from host_double import ROOT, compile_row, run
 
 from iree_flashattn import catalog, operands
@@ -66,6 +66,14 @@ def test_matches_float64(row, problem, splits, libraries):
     made = operands.make(problem, seed=zlib.crc32(problem.name.encode()))
     combine = catalog.find(row.combine) if row.combine else None
     got = run(row, libraries(row), made, splits, (combine, libraries(combine)) if combine else None)
+    compare(made, got)
+
+
+@pytest.mark.parametrize("row", FAR_MASKS, ids=lambda row: row.name)
+def test_far_masks_stay_apart(row, libraries):
+    made = far_masks(row)
+    combine = catalog.find(row.combine) if row.combine else None
+    got = run(row, libraries(row), made, 1, (combine, libraries(combine)) if combine else None)
     compare(made, got)
 
 

@@ -6,7 +6,7 @@ import zlib
 
 import gpu_driver
 import pytest
-from cuda_cases import cases, compare
+from cuda_cases import FAR_MASKS, cases, compare, far_masks
 
 from iree_flashattn import catalog, operands, resources
 
@@ -33,3 +33,12 @@ def test_matches_float64(row, problem, splits):
     combine = load(catalog.find(row.combine)) if row.combine else None
     got = gpu_driver.run(load(row), made, splits, combine)
     compare(made, got)
+
+
+@pytest.mark.parametrize("row", FAR_MASKS, ids=lambda row: row.name)
+def test_far_masks_stay_apart(row):
+    if reason := gpu_driver.why_not(row):
+        pytest.skip(f"{row.name} {reason}")
+    made = far_masks(row)
+    combine = load(catalog.find(row.combine)) if row.combine else None
+    compare(made, gpu_driver.run(load(row), made, 1, combine))
