@@ -52,8 +52,8 @@ def run_batch(first: int, count: int, kind: str = "", *flags: str) -> Tally:
         elif miscomputed:
             tally.stock_wrong.append(f"{seed} {case.notes}, {served} substituted")
         got = ours.results.get(name)
-        if got is not None and miscomputed and way.device != "local-task":
-            pass  # whose fault it is cannot be told: stock code may be all around the site
+        if got is not None and way.device != "local-task" and (miscomputed or not served):
+            pass  # stock code alone, or stock code around the site that may be at fault
         elif got is not None:
             problem = difference(case, got, usual)
             if problem:

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from fuzzing.net import Net
+
 from .conftest import HEADS, KEYS, ROWS, Attention
 
 LOWEST = -3.4028234663852886e38
@@ -110,11 +112,39 @@ def test_mask_that_is_added(attention: Attention, fill: float, is_band: bool) ->
     assert (site.bias is None) == is_band
 
 
+@pytest.mark.parametrize(("rows", "keys"), [(ROWS, KEYS), (16, 16), (1, KEYS)])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_constant_mask_is_a_band(attention: Attention, rows: int, keys: int, dtype: str) -> None:
+    """Few elements are text, many are a run of digits, and one row of nothing but zeros a splat."""
+    net = attention.net = Net("main", np.random.default_rng(2))
+    attention.q, attention.k = net.input((HEADS, rows, 8)), net.input((HEADS, keys, 8))
+    attention.v = net.input((HEADS, keys, 4))
+    hi = 0 if rows > 1 else keys
+    causal = np.where(np.tri(rows, keys, hi) > 0, 0.0, -np.inf)
+    mask = net.cast(net.constant(causal, dtype), "f32")
+    site = attention.site(finish(attention, net.binary(attention.scores(), mask, [1, 2], "addf")))
+    assert site.bias is None
+    assert site.band.hi == (0 if rows > 1 else None)
+
+
+@pytest.mark.parametrize("kind", ["holes", "two numbers"])
+def test_constant_mask_that_is_no_band_is_a_bias(attention: Attention, kind: str) -> None:
+    mask = np.where(np.tri(ROWS, KEYS) > 0, 0.0, -np.inf)
+    if kind == "holes":
+        mask[3, 1] = -np.inf
+    else:
+        mask[0, 1] = -1e38
+    s = attention.net.binary(attention.scores(), attention.net.constant(mask), [1, 2], "addf")
+    site = attention.site(finish(attention, s))
+    assert site.bias is not None
+    assert site.band.open
+
+
 @pytest.mark.parametrize("first", ["input", "constant", "band", "slopes"])
 def test_a_bias_shows_in_a_mask_that_is_added_after_it(attention: Attention, first: str) -> None:
     """Where both are far below the scores, their sum says what a masked row attends to."""
     net = attention.net
-    far = np.where(np.tri(ROWS, KEYS) > 0, 0.0, -np.inf)
+    far = np.where(np.arange(ROWS)[:, None] * np.arange(KEYS) % 3 < 2, 0.0, -np.inf)
     bias = {
         "input": lambda: net.input((ROWS, KEYS)),
         "constant": lambda: net.constant(far),

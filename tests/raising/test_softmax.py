@@ -230,14 +230,16 @@ def test_guard_that_does_not_look_for_the_fill(attention: Attention) -> None:
     assert "no row maximum" in attention.refusal(attention.values(guarded)).reason
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize(("fill", "served"), [(-1e4, False), (-20.0, True)])
 def test_constant_mask_that_is_added_without_a_maximum(
-    attention: Attention, fill: float, served: bool
+    attention: Attention, fill: float, served: bool, dtype: str
 ) -> None:
     """A row of -1e4 has no weight in the source: 0 / 0. The exponential of -20 is a number."""
     net = attention.net
     above = np.triu(np.full((ROWS, KEYS), fill, np.float32))
-    s = net.binary(attention.scores(), net.constant(above), [1, 2], "addf")
+    mask = net.cast(net.constant(above, dtype), "f32")
+    s = net.binary(attention.scores(), mask, [1, 2], "addf")
     e = net.unary(s, "math.exp", np.exp)
     p = net.binary(e, net.reduce(e, 2, "addf", False, 0.0, index=False), [0, 1], "divf")
     out = attention.values(p)

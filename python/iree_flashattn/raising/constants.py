@@ -15,6 +15,7 @@ from .reader import Reader
 _DTYPES = {"f32": np.float32, "f64": np.float64, "f16": np.float16, "i64": np.int64,
            "i32": np.int32, "i16": np.int16, "i8": np.int8}  # fmt: skip
 _LARGEST = 1 << 24  # elements: a mask of 4096 x 4096
+_TOKEN = re.compile(r"[^\s,\[\]]+")
 _BLOB = re.compile(r'"0x([0-9A-Fa-f]*)"')
 
 
@@ -29,7 +30,7 @@ def array_of(attribute: ir.Attribute, dtype: str, shape: tuple[int, ...]) -> np.
         raise NotConstant
     if isinstance(attribute, ir.DenseElementsAttr):
         if dtype == "bf16":
-            raise NotConstant
+            return _dense_bf16(attribute, count).reshape(shape)
         return np.array(attribute).reshape(shape)
     text = str(attribute)
     if not text.startswith("dense_resource<"):
@@ -38,12 +39,33 @@ def array_of(attribute: ir.Attribute, dtype: str, shape: tuple[int, ...]) -> np.
     if dtype == "i1":
         return np.frombuffer(data, np.uint8)[:count].reshape(shape).astype(bool)
     if dtype == "bf16":
-        bits = np.frombuffer(data, np.uint16).astype(np.uint32) << 16
-        return bits.view(np.float32)[:count].reshape(shape)
+        return _widened(np.frombuffer(data, np.uint16))[:count].reshape(shape)
     kind = _DTYPES.get(dtype)
     if kind is None:
         raise NotConstant
     return np.frombuffer(data, kind)[:count].reshape(shape)
+
+
+def _widened(bf16_bits: np.ndarray) -> np.ndarray:
+    return (bf16_bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _dense_bf16(attribute: ir.DenseElementsAttr, count: int) -> np.ndarray:
+    """What the bindings do not give: the text has many elements as one run of hexadecimal digits
+    and few one by one, as numbers or as bits."""
+    if attribute.is_splat:
+        number = ir.FloatAttr(attribute.get_splat_value()).value
+        return np.full(count, number, np.float32)
+    elements = str(attribute).partition("dense<")[2].rpartition("> : ")[0]
+    if elements.startswith('"0x'):
+        return _widened(np.frombuffer(bytes.fromhex(elements[3:-1]), np.uint16))
+
+    def number_of(token: str) -> float:
+        if token.startswith("0x"):
+            return float(_widened(np.array([int(token, 16)], np.uint16))[0])
+        return float(token)
+
+    return np.float32([number_of(token) for token in _TOKEN.findall(elements)])
 
 
 def resource_bytes(attribute: ir.Attribute) -> bytes:

@@ -7,6 +7,7 @@ boolean that was cast, a constant tensor that holds nothing else, products and c
 from __future__ import annotations
 
 import numpy as np
+from iree.compiler import ir
 
 from .constants import Constants, NotConstant
 from .expr import Apply, Const, Load, Node
@@ -67,12 +68,51 @@ def _constant(reader: Reader, leaf: Load) -> Node | None:
     return Apply("cmpf.une", (leaf, Const(0.0, leaf.dtype)), "i1")
 
 
+def _constant_band(reader: Reader, leaf: Load) -> Apply | None:
+    """A constant tensor that is 0 in a band around a diagonal and one other number beside it, as
+    ``torch.nn.Transformer.generate_square_subsequent_mask`` makes it. (Other tensors of two numbers
+    are biases, which cost no more than a mask.)"""
+    known = reader.shared.bands
+    reader.producer(leaf.value)  # a trace has to know it, looked at before or not
+    if leaf.value not in known:
+        known[leaf.value] = _number_beside_a_band(reader, leaf.value)
+    beside = known[leaf.value]
+    if beside is None:
+        return None
+    zero = Const(0.0, leaf.dtype)
+    inside = Apply("cmpf.oeq", (leaf, zero), "i1")
+    return Apply("select", (inside, zero, Const(beside, leaf.dtype)), leaf.dtype)
+
+
+def _number_beside_a_band(reader: Reader, value: ir.Value) -> float | None:
+    shape = value.type.shape if value.type.has_static_shape else []
+    if len(shape) < 2 or np.prod(shape, dtype=np.int64) != shape[-1] * shape[-2]:
+        return None
+    if np.prod(shape, dtype=np.int64) > _LARGEST:
+        return None
+    try:
+        values = Constants(reader).of_value(value).reshape(shape[-2:])
+    except NotConstant:
+        return None
+    inside = values == 0
+    if values.dtype.kind != "f" or inside.all() or not inside.any():
+        return None
+    rows, keys = np.nonzero(inside)
+    distance = np.arange(shape[-1]) - np.arange(shape[-2])[:, None]
+    lo, hi = (keys - rows).min(), (keys - rows).max()
+    others = values[~inside]
+    is_band = np.array_equal(inside, (lo <= distance) & (distance <= hi))
+    return float(others[0]) if is_band and (others == others[0]).all() else None
+
+
 def as_select(reader: Reader, node: Node) -> Apply | None:
     """``select(condition, a, b)`` of constants that a number is, None where it is none."""
     head = strip_casts(reader, node)
     condition = condition_of(reader, head)
     if condition is not None:
         return Apply("select", (condition, Const(1.0, "f32"), Const(0.0, "f32")), "f32")
+    if isinstance(head, Load):
+        return _constant_band(reader, head)
     if not isinstance(head, Apply):
         return None
     if head.name == "select":

@@ -28,6 +28,7 @@ class Shared:
         # and would have to stay for whoever read it there.
         self.outputs: set[ir.Value] = set()
         self.logs: dict[ir.Value, list[ir.Operation]] = {}  # by the product of the scores
+        self.bands: dict[ir.Value, float | None] = {}  # constants: what is beside a band of 0
         self._linalg: dict[ir.Operation, LinalgOp | None] = {}
         self._programs: dict[ir.Operation, Program | None] = {}
         self._elements: dict[ir.Type, str] = {}
