@@ -5,7 +5,6 @@ They are functions of one module; NumPy's float64 says what is right. The file's
 
 from __future__ import annotations
 
-from fuzzing import compiled
 from fuzzing.compiled import both_ways, difference
 
 from .conftest import RAISED, Attention
