@@ -122,6 +122,16 @@ def test_probabilities_that_are_changed_are_reported(attention: Attention, op: s
     assert f"go through {op} before" in refusal.reason
 
 
+def test_square_of_the_probability_of_one_key(attention: Attention) -> None:
+    """P * (P V): V times P is a tensor like V, but not one that is there before P is."""
+    net = attention.net
+    attention.q, attention.k = net.input((HEADS, 1, 8)), net.input((HEADS, 1, 8))
+    attention.v = net.input((HEADS, 1, 4))
+    p = net.softmax(attention.scores(), 2)
+    out = attention.values(net.binary(p, p, [0, 1, 2], "mulf"))
+    assert attention.refusal(out, p).reason == "an operand is made of the probabilities"
+
+
 @pytest.mark.parametrize("spoil", ["square", "sigmoid", "no division", "selected"])
 def test_activations_are_no_candidates(attention: Attention, spoil: str) -> None:
     net = attention.net

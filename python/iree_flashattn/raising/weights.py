@@ -13,6 +13,7 @@ from .assemble import Attempt
 from .axes import Size, times
 from .expr import Load
 from .operands import Candidate
+from .place import tensors_of
 from .product import Product
 from .reader import Reader
 from .refuse import Refuse
@@ -77,10 +78,10 @@ def _earliest(
             raise Refuse(RULE, "the probabilities are read in another region", user.name)
         if user.is_before_in_block(first):
             first = user
-    for view in (site.q, site.k, site.v, site.mask, site.bias, site.sinks):
-        if view is None:
-            continue
-        source = reader.producer(view.value) if isinstance(view.value, ir.Value) else None
+    for tensor in tensors_of(site):
+        source = reader.producer(tensor)
+        if tensor == value:
+            raise Refuse(RULE, "an operand is made of the probabilities", source.name)
         if source is not None and source.block == op.block and not source.is_before_in_block(first):
             raise Refuse(
                 RULE, "the probabilities are read before all operands are there", first.name
