@@ -20,6 +20,7 @@ from fuzzing.batches import jobs, problems, run_jobs, summary
 from fuzzing.cases import make_case
 from fuzzing.runner import Tally, run
 from fuzzing.worker import run_batch
+from support.devices import why_no_vulkan
 
 PROGRAMS, COMPILED, AT_ONCE = 2000, 600, 100
 # What front ends really write: each has to be in the programs, often enough to mean something.
@@ -91,6 +92,17 @@ def test_rearranged_probabilities_of_run_time_sizes() -> None:
     tally = run_batch(200595, 1, "dynamic")
     assert not problems(tally), problems(tally)
     assert tally.substituted == tally.sites == 1
+
+
+@pytest.mark.vulkan
+@pytest.mark.skipif(bool(why_no_vulkan()), reason=why_no_vulkan() or "-")
+@pytest.mark.parametrize("kind", ["", "dynamic"])
+def test_programs_on_a_vulkan_device(kind: str) -> None:
+    """For a target with 16-bit storage: for the default one stock code is wrong in f16."""
+    tally = run_batch(8000600, 8, f"{kind} vulkan", "--iree-vulkan-target=ampere")
+    found = problems(tally)
+    assert not found, found
+    assert tally.substituted >= 4
 
 
 def test_a_feature_that_is_never_substituted_is_caught() -> None:

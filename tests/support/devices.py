@@ -12,6 +12,18 @@ from numpy.typing import NDArray
 
 
 @cache
+def why_no_vulkan() -> str:
+    """Empty where a Vulkan device can be opened, otherwise the reason."""
+    try:
+        import iree.runtime as rt
+
+        devices = rt.get_driver("vulkan").query_available_devices()
+    except Exception as error:  # whatever a missing loader or driver raises
+        return f"no Vulkan driver (Debian: mesa-vulkan-drivers): {str(error).splitlines()[0]}"
+    return "" if devices else "no Vulkan device (Debian: mesa-vulkan-drivers)"
+
+
+@cache
 def configuration(name: str) -> Any:
     """The first device of a driver: ``vulkan``, ``cuda``."""
     import iree.runtime as rt

@@ -19,6 +19,7 @@ from iree_flashattn.abi import WORD, WORD_COUNT
 from iree_flashattn.catalog import Kernel, kernels
 from iree_flashattn.operands import Operands
 from support.devices import configuration, download
+from support.devices import why_no_vulkan as why_no_device
 
 TARGET = '#hal.executable.target<"vulkan-spirv", "vulkan-spirv-fb", {}>'
 INPUTS = {"forward": 7, "partial": 6, "combine": 4}
@@ -27,18 +28,6 @@ IN_PLACE = ("forward", "combine")  # roles whose last input, the LSE, is written
 
 def outputs_of(kernel: Kernel) -> int:
     return 2 if kernel.role == "partial" or "weights" in kernel.features else 1
-
-
-@cache
-def why_no_device() -> str:
-    """Empty where a Vulkan device can be opened, otherwise the reason."""
-    try:
-        import iree.runtime as rt
-
-        devices = rt.get_driver("vulkan").query_available_devices()
-    except Exception as error:  # whatever a missing loader or driver raises
-        return f"no Vulkan driver (Debian: mesa-vulkan-drivers): {str(error).splitlines()[0]}"
-    return "" if devices else "no Vulkan device (Debian: mesa-vulkan-drivers)"
 
 
 def config():
