@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,12 @@ FLAGS = ("--iree-hal-target-device=vulkan",)
 needs_device = pytest.mark.skipif(
     bool(spirv_device.why_no_device()), reason=spirv_device.why_no_device() or "-"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device_of_the_module() -> Iterator[None]:
+    yield
+    spirv_device.release()
 
 
 class Attention(torch.nn.Module):

@@ -28,12 +28,15 @@ def configuration(name: str) -> Any:
     """The first device of a driver: ``vulkan``, ``cuda``."""
     import iree.runtime as rt
 
-    atexit.register(_release)
-    return rt.Config(device=rt.get_device(name))
+    atexit.register(release)
+    return rt.Config(device=rt.get_device(name, cache=False))
 
 
-def _release() -> None:
-    """The device has to go before the interpreter takes the runtime apart."""
+def release() -> None:
+    """Lets go of the devices. They have to go before the interpreter takes the runtime apart, and
+    before other tests: on Mesa's lavapipe two threads of an open device wait for work in a loop and
+    take all the time that processors have.
+    """
     configuration.cache_clear()
     gc.collect()
 

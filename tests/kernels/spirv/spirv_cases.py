@@ -25,6 +25,7 @@ def attending() -> list:
         reason = spirv_device.why_not(kernel)
         marks = [pytest.mark.skip(reason=reason)] if reason else []
         rows.append(pytest.param(kernel, id=kernel.name, marks=marks))
+    spirv_device.release()  # every process that collects tests comes by
     return rows
 
 

@@ -7,7 +7,6 @@ to one dispatch, so that one compiled module serves every problem.
 from __future__ import annotations
 
 import atexit
-import gc
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +17,7 @@ from iree_flashattn import resources
 from iree_flashattn.abi import WORD, WORD_COUNT
 from iree_flashattn.catalog import Kernel, kernels
 from iree_flashattn.operands import Operands
+from support import devices
 from support.devices import configuration, download
 from support.devices import why_no_vulkan as why_no_device
 
@@ -31,15 +31,14 @@ def outputs_of(kernel: Kernel) -> int:
 
 
 def config():
-    atexit.register(_release)
+    atexit.register(release)
     return configuration("vulkan")
 
 
-def _release() -> None:
-    """The device has to go before the interpreter takes the runtime apart."""
-    for cached in (configuration, query, _module):
-        cached.cache_clear()
-    gc.collect()
+def release() -> None:
+    """Lets go of the device, and with it of the kernels that it has compiled."""
+    _module.cache_clear()
+    devices.release()
 
 
 def compile_text(text: str) -> bytes:
