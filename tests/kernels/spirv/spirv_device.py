@@ -31,7 +31,6 @@ def outputs_of(kernel: Kernel) -> int:
 
 
 def config():
-    atexit.register(release)
     return configuration("vulkan")
 
 
@@ -39,6 +38,9 @@ def release() -> None:
     """Lets go of the device, and with it of the kernels that it has compiled."""
     _module.cache_clear()
     devices.release()
+
+
+atexit.register(release)
 
 
 def compile_text(text: str) -> bytes:
