@@ -29,34 +29,6 @@ def attending() -> list:
     return rows
 
 
-def with_sweep(rows: list) -> list:
-    """``rows``, with those marked ``sweep`` that differ from one without the mark in the element
-    type alone. All rows up to 64 go without: they show each source with each type, and a device
-    takes seconds for a wide kernel. Element types take turns, so that each has wide rows.
-    """
-    families: dict[tuple, list[str]] = {}
-    for row in rows:
-        (kernel,) = row.values
-        if kernel.head_dim.max > 64:
-            families.setdefault(_family(kernel), []).append(kernel.element)
-    chosen = {
-        family: elements[turn % len(elements)]
-        for turn, (family, elements) in enumerate(families.items())
-    }
-    marked = []
-    for row in rows:
-        (kernel,) = row.values
-        often = chosen.get(_family(kernel), kernel.element) == kernel.element
-        marks = row.marks if often else [*row.marks, pytest.mark.sweep]
-        marked.append(pytest.param(kernel, id=row.id, marks=marks))
-    return marked
-
-
-def _family(kernel: catalog.Kernel) -> tuple:
-    """Equal for rows that differ in the element type alone."""
-    return kernel.name.replace(f"_{kernel.element}_", "_"), kernel.source, kernel.defines
-
-
 def all_problems() -> list[Problem]:
     """The shared list, and shapes at the seams of these kernels' tiles."""
     P = Problem
