@@ -43,9 +43,10 @@ class Softmaxes(Layouts):
             s = net.binary(s, top[0], top[1], "subf")
         e = net.unary(s, *(("math.exp2", np.exp2) if kind == "exp2" else ("math.exp", np.exp)))
         total, dims = self.rows(e, dim, "addf", 0.0, index=False, straight=kind == "late")
-        # (a twist's maximum over other rows varies with the keys: it has no place beside the sum)
+        # (a twist's maximum over other rows varies with the keys: it has no place beside the sum;
+        # nor has a sink beside a sum over the heads)
         beside = top is None or all(d is None or d in dims for d in top[1])
-        if sink is not None and beside:
+        if sink is not None and beside and sink[1][0] in dims:
             total = self.plus_sink(total, dims, top, *sink)
         elif self.may_twist and self.chance(0.04):
             total = net.binary(total, net.input(total.shape, total.dtype),
