@@ -17,6 +17,8 @@ Labels = tuple[str, ...]  # one string of labels for each dim
 class Layouts:
     def __init__(self, seed: int, dynamic: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
+        # What came later draws from numbers of its own, so that known seeds stay what they are.
+        self.later = np.random.default_rng([seed, 1])
         self.net = Net(f"case{seed}", self.rng)
         small = bool(self.chance(0.3))
         one = int(self.rng.integers(2, 5))
@@ -48,6 +50,9 @@ class Layouts:
 
     def chance(self, p: float) -> bool:
         return bool(self.rng.random() < p)
+
+    def seldom(self, p: float) -> bool:
+        return bool(self.later.random() < p)
 
     def pick(self, items: list):
         return items[int(self.rng.integers(len(items)))]

@@ -37,7 +37,11 @@ class Scores(Layouts):
             elif kind == "mask":
                 self.features.add("boolean mask")
                 m, dims = self.broadcast(labels, "i1")
-                s = net.select(m, dims, s, self.fill_value(), self.chance(0.6))
+                fill, keeps = self.fill_value(), self.chance(0.6)
+                if self.seldom(0.15):  # so that nothing infinite gets into a gradient
+                    self.features.add("masked twice")
+                    s = net.select(m, dims, s, 0.0, keeps)
+                s = net.select(m, dims, s, fill, keeps)
             else:
                 s = self.positional(s, labels, kind)
         return s

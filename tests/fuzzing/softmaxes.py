@@ -8,6 +8,7 @@ import numpy as np
 
 from fuzzing.layouts import Labels, Layouts
 from fuzzing.net import Val
+from fuzzing.writer import rounded
 
 Dims = list[int | None]
 _KINDS = ["div", "div", "div", "recip", "named", "log", "late", "nomax", "exp2"]
@@ -52,6 +53,8 @@ class Softmaxes(Layouts):
             total = net.binary(total, net.input(total.shape, total.dtype),
                                list(range(len(total.shape))), "addf")  # fmt: skip
             self.twisted("something is added to the sum")
+        elif top is not None and self.seldom(0.06):
+            total = self.with_floor(total)
         if kind == "late":
             return e, total
         if kind == "log":
@@ -128,6 +131,27 @@ class Softmaxes(Layouts):
         return net.elementwise(
             operands, total.shape, body, "%r", lambda t, z, m: t + np.exp(z - m), kind
         )
+
+    def with_floor(self, total: Val) -> Val:
+        """Against a division by zero; with the row maximum subtracted, the sum is 1 or more."""
+        self.features.add("floor under the sum")
+        net, kind, tiny = self.net, total.dtype, 1e-9
+        whole: Dims = list(range(len(total.shape)))
+        form = int(self.later.integers(3))
+        if form == 2:
+            one, zero = net.scalar(1.0, kind), net.scalar(0.0, kind)
+            body = [f"%n = arith.cmpf oeq, %b0, {zero} : {kind}",
+                    f"%r = arith.select %n, {one}, %b0 : {kind}"]  # fmt: skip
+            return net.elementwise(
+                [(total, whole)], total.shape, body, "%r", lambda a: np.where(a == 0, 1.0, a), kind
+            )
+        number = net.scalar(tiny, kind)
+        tiny = float(rounded(tiny, kind))
+        op, compute = [
+            ("maximumf", lambda a: np.maximum(a, tiny)), ("addf", lambda a: a + tiny),
+        ][form]  # fmt: skip
+        body = [f"%r = arith.{op} %b0, {number} : {kind}"]
+        return net.elementwise([(total, whole)], total.shape, body, "%r", compute, kind)
 
     # -- guards ----------------------------------------------------------------------------------
     def guarded(self, p: Val, s: Val, dim: int) -> Val:

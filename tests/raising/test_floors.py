@@ -36,9 +36,11 @@ def maximum(attention: Attention, s: Val, guarded: bool, limit: float = math.inf
     )
 
 
-def probabilities(attention: Attention, s: Val, top: Val, floor: str, number: float = 1e-9) -> Val:
+def probabilities(
+    attention: Attention, s: Val, top: Val, floor: str, number: float = 1e-9, base: str = "exp"
+) -> Val:
     net = attention.net
-    e = net.unary(net.binary(s, top, [0, 1], "subf"), "math.exp", np.exp)
+    e = net.unary(net.binary(s, top, [0, 1], "subf"), f"math.{base}", getattr(np, base))
     total = net.reduce(e, 2, "addf", False, 0.0, index=False)
     constant, zero, one = net.scalar(number), net.scalar(0.0), net.scalar(1.0)
     body, compute = {
@@ -62,6 +64,15 @@ def test_rows_without_keys(attention: Attention, floor: str, guarded: bool) -> N
     """Zero where the maximum is guarded as well; -inf less -inf is NaN over any floor."""
     s = masked_scores(attention)
     p = probabilities(attention, s, maximum(attention, s, guarded), floor)
+    site = attention.site(attention.values(p))
+    assert site.empty_row == ("zero" if guarded else "nan")
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("floor", FLOORS)
+def test_powers_of_two(attention: Attention, floor: str, guarded: bool) -> None:
+    s = attention.net.with_scalar(masked_scores(attention), "mulf", math.log2(math.e))
+    p = probabilities(attention, s, maximum(attention, s, guarded), floor, base="exp2")
     site = attention.site(attention.values(p))
     assert site.empty_row == ("zero" if guarded else "nan")
 

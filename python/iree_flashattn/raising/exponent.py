@@ -30,6 +30,18 @@ def terms_of(reader: Reader, node: Node, keys: set, sign: int = 1) -> list[Term]
     return [(sign, node)]
 
 
+def without_base(*lists: list[Term]) -> list[list[Term]]:
+    """The terms as they are written, where all of them stand under an exp2."""
+    base_two = all(
+        isinstance(node, Apply) and node.name == "mulf" and node.args[1] is LN2
+        for terms in lists
+        for _, node in terms
+    )
+    if not base_two:
+        return list(lists)
+    return [[(s, node.args[0]) for s, node in terms] for terms in lists]  # type: ignore[union-attr]
+
+
 def exponent(reader: Reader, node: Node, keys: set) -> list[Term] | None:
     """The terms of A where the node is exp(A) or exp2(A)."""
     head = strip_casts(reader, node)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from .empty import empty_row, of_scores
-from .exponent import Term
+from .exponent import Term, without_base
 from .expr import Apply, Const, Load, Node
 from .fills import FAR
 from .reader import Reader
@@ -60,6 +60,7 @@ def _number(reader: Reader, node: Node) -> float:
 def floor_matters(reader: Reader, kept: list[Term], dropped: list[Term]) -> bool | None:
     """Whether rows without any finite score become zero by the floor; None where it may change
     other rows."""
+    kept, dropped = without_base(kept, dropped)
     if len(dropped) != 1 or not _is_the_maximum(reader, dropped[0][1], kept):
         return None
     empty = empty_row(reader, kept, dropped)
