@@ -25,7 +25,8 @@ PROGRAMS, AT_ONCE = 2000, 100
 # What front ends really write: each has to be in the programs, often enough to mean something.
 FEATURES = """ALiBi|NaN guard|band|band and padding|bf16|bias|boolean mask|chained attention
 constant mask|dim of one|f16|f32|floor under the sum|grouped heads|guard for masked rows
-masked twice|packed QKV|part of the result|repeated heads|run-time sizes|scores as a result|shared keys and values|sink|slice of an input
+masked twice|packed QKV|part of the result|repeated heads|run-time sizes
+scores as a result|shared keys and values|sink|slice of an input
 softcap|softmax: exp2|softmax: late|softmax: log|softmax: nomax|softmax: recip|swapped operands
 weights as a result|window""".replace("\n", "|").split("|")
 
