@@ -109,12 +109,14 @@ def softmax_left(module: ir.Module, sites: list[AttentionSite]) -> str:
 
 def may_refuse(refusal: Refusal, case: Case) -> bool:
     """Refusals of plain programs that are meant: P elsewhere in another layout, masks that
-    underflow where no maximum is subtracted, maxima that leave out the sink, and results that
-    are read before they lie row by row or column by column."""
+    underflow where no maximum is subtracted, maxima that leave out the sink, heads that have no
+    single stride in the result where the sink leaves no other reading, and results that are read
+    before they lie row by row or column by column."""
     return (
         refusal.rule == "weights"
         or "no row maximum" in refusal.reason
         or "the row maximum is one without the sink" in refusal.reason
+        or "the sink varies with more than the head" in refusal.reason
         or (refusal.rule == "layout" and (case.sites > 1 or "tiled heads" in case.notes))
     )
 
