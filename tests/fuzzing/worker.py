@@ -41,6 +41,8 @@ def run_batch(first: int, count: int, kind: str = "", *flags: str) -> Tally:
             reasons = "; ".join(ours.refused.get(name, []))
             if served < wanted:
                 tally.missed.append(f"{seed}: raised, not substituted: {reasons}\n{text}")
+        faults = [reason for reason in ours.refused.get(name, []) if reason.startswith("bug: ")]
+        tally.crashed += [f"{seed}: {reason}\n{text}" for reason in faults]
         usual = stock.results.get(name)
         miscomputed = usual is not None and is_miscomputed(case, usual)
         if usual is None and name not in stock.errors:
