@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fuzzing.net import Val
 
@@ -86,6 +87,27 @@ def test_maximum_without_the_sink_of_masked_rows(attention: Attention) -> None:
     """A row without keys is NaN in the source; kernels make it zero."""
     o = with_sum(attention, masked(attention, -2), joined=False)
     assert "fully masked row" in attention.refusal(o).reason
+
+
+@pytest.mark.parametrize(("far", "overflows"), [(-3e38, True), (-1e30, False)])
+def test_maximum_without_the_sink_of_masks_that_overflow(
+    attention: Attention, far: float, overflows: bool
+) -> None:
+    """Two finite masks whose sum is -inf where both hide a key."""
+    net = attention.net
+    keep = net.band((ROWS, KEYS), -2, "sge")
+    zero, number = net.scalar(0.0, "f32"), net.scalar(far, "f32")
+    mask = net.elementwise(
+        [(keep, [0, 1])], (ROWS, KEYS), [f"%r = arith.select %b0, {zero}, {number} : f32"], "%r",
+        lambda k: np.where(k, 0.0, far),
+    )  # fmt: skip
+    lowest = float(np.finfo(np.float32).min)
+    s = net.select(net.input((ROWS, KEYS), "i1"), [1, 2], attention.scores(), lowest, True)
+    o = with_sum(attention, net.binary(s, mask, [1, 2], "addf"), joined=False)
+    if overflows:
+        assert "fully masked row" in attention.refusal(o).reason
+    else:
+        assert attention.site(o).sinks is not None
 
 
 def test_single_query_of_grouped_heads(attention: Attention) -> None:

@@ -11,8 +11,8 @@ from ..extent import Extent
 from ..site import AttentionSite, Band, View
 from .axes import Lin
 from .expr import Apply, Const, Load, Node, Scalar
-from .fills import has_constant
-from .folding import apply
+from .fills import constants_in, has_constant
+from .folding import apply, rounded
 from .masks import extent_of as bound
 from .masks import read_mask
 from .operands import Candidate, candidates
@@ -118,6 +118,7 @@ def _attempt(reader: Reader, product: Product, out: Load, roles: Roles) -> Attem
     if product.softmax.loose_sink and (
         any(has_constant(reader, t, math.isinf) for t in (*score.bias, *score.after))
         or (site.fill == -math.inf and not _attends(site))
+        or _overflows(reader, site, score)
     ):
         raise Refuse(
             "softmax", "the row maximum is one without the sink: a fully masked row would not be"
@@ -137,6 +138,16 @@ def _attends(site: AttentionSite) -> bool:
         return True
     room = (site.kv_len - site.q_len - lo).static
     return room is not None and room >= 0
+
+
+def _overflows(reader: Reader, site: AttentionSite, score: Score) -> bool:
+    """Whether a finite fill and the biases may be -inf together."""
+    if math.isinf(site.fill):
+        return False
+    lowest = site.fill if score.keep else 0.0
+    for term in (*score.bias, *score.after):
+        lowest += min((0.0, *constants_in(reader, term)))
+    return rounded(lowest, "f32") == -math.inf
 
 
 def _extent(atoms: list) -> Extent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -106,25 +106,29 @@ def _holds_extremum(reader: Reader, node: Node, depth: int = 8) -> bool:
     )
 
 
-def has_constant(
-    reader: Reader, node: Node, wanted: Callable[[float], bool], depth: int = 12
-) -> bool:
-    """Whether such a number is written anywhere in the expression, constant tensors included.
+def has_constant(reader: Reader, node: Node, wanted: Callable[[float], bool]) -> bool:
+    """Whether such a number is among :func:`constants_in` the expression."""
+    return any(wanted(n) for n in constants_in(reader, node))
 
-    Of a tensor its largest and smallest finite numbers and infinities are asked about.
+
+def constants_in(reader: Reader, node: Node, depth: int = 12) -> Iterator[float]:
+    """The floats written anywhere in the expression, constant tensors included.
+
+    Of a tensor its smallest and largest finite numbers and infinities.
     """
     head = reader.head(node)
-    if isinstance(head, Const):
-        return isinstance(head.value, float) and wanted(head.value)
-    if isinstance(head, Load):
+    if isinstance(head, Const) and isinstance(head.value, float):
+        yield head.value
+    elif isinstance(head, Load):
         try:
             array = Constants(reader).of_value(head.value)
         except NotConstant:
-            return False
-        return array.dtype.kind == "f" and any(wanted(float(n)) for n in _extremes(array))
-    if isinstance(head, Apply) and depth:
-        return any(has_constant(reader, a, wanted, depth - 1) for a in head.args)
-    return False
+            return
+        if array.dtype.kind == "f":
+            yield from (float(n) for n in _extremes(array))
+    elif isinstance(head, Apply) and depth:
+        for a in head.args:
+            yield from constants_in(reader, a, depth - 1)
 
 
 def _extremes(array: np.ndarray) -> list[float]:
