@@ -6,13 +6,15 @@ import numpy as np
 from iree.compiler import ir
 
 from fuzzing.net import Net
-from fuzzing.writer import LARGEST, overflowing
+from fuzzing.writer import LARGEST, overflowing, rounded
 from iree_flashattn.extent import Extent
 from iree_flashattn.raising.constants import operation_on_arrays
 from iree_flashattn.raising.expr import Apply, Const, Load, Node, Position
 from iree_flashattn.raising.sizes import DimOf
 from iree_flashattn.raising.term import Term
 from iree_flashattn.site import AttentionSite, View
+
+FAR = 1e6  # beside such a number f32 keeps nothing of a score's tenth
 
 
 def values_of(function: ir.Operation, net: Net) -> dict[ir.Value, np.ndarray]:
@@ -82,7 +84,11 @@ def build_term(term: Term, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
         arguments = [walk(a) for a in node.args]
         # the net does not round either
         value = arguments[0] if node.name == "truncf" else operation_on_arrays(node, arguments)
-        return overflowing(value, node.dtype) if node.dtype in LARGEST else value
+        if node.dtype not in LARGEST:
+            return value
+        value = overflowing(value, node.dtype)
+        # a site's fill is rounded: what is added to scores in its place has to be the same number
+        return np.where(np.abs(value) > FAR, rounded(value, node.dtype), value)
 
     with np.errstate(all="ignore"):
         return np.broadcast_to(walk(term.node), [number(n, known) for n in term.shape])

@@ -153,7 +153,8 @@ class Writer:
                 return "true" if x else "false"
             return _float(float(x), dtype) if dtype in LARGEST else str(int(x))
 
-        value = self._val("", array if dtype == "i1" else array.astype(np.float64), dtype)
+        known = array if dtype == "i1" else array.astype(np.float64)
+        value = self._val("", rounded(known, dtype) if dtype in LARGEST else known, dtype)
         text = f"arith.constant dense<{show(array)}> : {value.type}"
         return self._val(self._emit(text, value.array), value.array, dtype)
 
