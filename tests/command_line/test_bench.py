@@ -204,6 +204,17 @@ def test_bench(tmp_path: Path) -> None:
     assert second.machine.workers == 0
 
 
+def test_bench_of_the_runtime_extension(tmp_path: Path) -> None:
+    out, _ = run(
+        "bench", "--only", "cross_77", "--extension", "--seconds", "0.1", "--no-stock",
+        "--out", str(tmp_path),
+    )  # fmt: skip
+    assert ", runtime extension, FMA peak" in out
+    found = results.read(tmp_path / "problems.json")
+    assert found.machine.extension
+    assert found.results[0].error["kernel"] < 1e-5
+
+
 def test_a_file_from_before_workers_were_counted(tmp_path: Path) -> None:
     saved(tmp_path)
     file = tmp_path / "problems.json"

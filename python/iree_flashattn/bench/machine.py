@@ -43,6 +43,7 @@ class Machine:
     fma_gflops: float  # f32, all workers
     read_gbps: float  # 1e9 bytes a second, from memory, all workers
     workers: int = 0  # threads that were asked for; 0: one a core
+    extension: bool = False  # the runtime extension's kernels
 
 
 @cache
@@ -89,6 +90,7 @@ def measure(seconds: float = 1.0) -> Machine:
         fma.amount / min(times["fma"]) / 1e9,
         read.amount / min(times["read"]) / 1e9,
         running.default_workers(),
+        running.uses_extension(),
     )
 
 

@@ -117,8 +117,8 @@ def compiled(module: nn.Module, inputs: list[Tensor]) -> tuple[Compiled, Compile
         set_twice(module, False)
     return (
         compile_module(source, LOCAL, plugin=False),
-        compile_module(source, LOCAL),
-        compile_module(doubled, LOCAL),
+        compile_module(source, LOCAL, options=running.link_options()),
+        compile_module(doubled, LOCAL, options=running.link_options()),
     )
 
 

@@ -76,7 +76,7 @@ def compiled(case: Case) -> Compiled:
     if case.family:
         done = compile_with_family(source, case.family)
     else:
-        done = compile_module(source, LOCAL, options=UNGATED)
+        done = compile_module(source, LOCAL, options=UNGATED | running.link_options())
     (site,) = done.sites
     if not site["matched"]:
         raise RuntimeError(f"{case.name}: {site['rule']}: {site['reason']}")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import runtime
+
 # A turn of a contender: short calls are repeated until it is this long, so that the cold cache
 # which the one before left behind weighs little.
 TURN_SECONDS = 0.02
@@ -23,6 +25,7 @@ PAUSE_SECONDS = 0.004
 LONG_SECONDS = 1.0
 
 _default_workers = 0  # 0: as many as IREE takes by itself
+_extension = False  # modules import their kernels from the runtime extension
 
 
 def use_workers(count: int) -> None:
@@ -39,6 +42,23 @@ def use_workers(count: int) -> None:
 
 def default_workers() -> int:
     return _default_workers
+
+
+def use_extension() -> None:
+    """Modules compiled from here on import their kernels, AMX among them, from the runtime
+    extension. Raises RuntimeError where a CPU device exists already."""
+    global _extension
+    runtime.enable()
+    _extension = True
+
+
+def uses_extension() -> bool:
+    return _extension
+
+
+def link_options() -> dict[str, str]:
+    """Options of a compilation whose module is run here."""
+    return {"IREE_FLASHATTN_CPU_LINK": "plugin"} if _extension else {}
 
 
 @cache

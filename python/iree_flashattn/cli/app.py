@@ -61,6 +61,10 @@ def bench(
     workers: Annotated[
         int, typer.Option(min=0, help="Worker threads, PyTorch's too. 0: one a core.")
     ] = 0,
+    extension: Annotated[
+        bool,
+        typer.Option("--extension", help="Kernels of the runtime extension, AMX among them."),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for JSON and plots.")] = Path("bench-results"),
     update: Annotated[
         bool, typer.Option("--update", help="Keep what the JSON file has besides.")
@@ -79,6 +83,6 @@ def bench(
     from . import bench as command
 
     if show is None:
-        command.run(models, only, quick, update, out, seconds, stock, workers)
+        command.run(models, only, quick, update, out, seconds, stock, workers, extension)
     else:
         command.show_saved(show, out, markdown)

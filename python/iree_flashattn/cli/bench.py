@@ -31,9 +31,12 @@ def run(
     seconds: float,
     stock: bool,
     workers: int,
+    extension: bool,
 ) -> None:
     if seconds <= 0:
         raise RuntimeError(f"--seconds {seconds:g} has to be more than 0")
+    if extension:
+        running.use_extension()
     if workers:
         running.use_workers(workers)
     steps = _model_steps(only, quick, seconds) if models else _steps(only, quick, seconds, stock)
