@@ -14,8 +14,6 @@ from iree_flashattn.raising.sizes import DimOf
 from iree_flashattn.raising.term import Term
 from iree_flashattn.site import AttentionSite, View
 
-FAR = 1e6  # beside such a number f32 keeps nothing of a score's tenth
-
 
 def values_of(function: ir.Operation, net: Net) -> dict[ir.Value, np.ndarray]:
     """The elements of every tensor value of a function that the net wrote."""
@@ -39,9 +37,11 @@ def number(size: Extent | int, known: dict[ir.Value, np.ndarray]) -> int:
     return int(Extent.of(size).evaluate(value_of))
 
 
-def _strided(view: View, sizes: tuple[int, int, int, int], known: dict) -> np.ndarray:
+def _strided(
+    view: View, sizes: tuple[int, int, int, int], known: dict, round_terms: bool = False
+) -> np.ndarray:
     if isinstance(view.value, Term):
-        flat = build_term(view.value, known).reshape(-1)
+        flat = build_term(view.value, known, round_terms).reshape(-1)
     else:
         flat = np.ascontiguousarray(known[view.value]).reshape(-1)
     index = np.full((1, 1, 1, 1), number(view.offset, known))
@@ -54,7 +54,9 @@ def _strided(view: View, sizes: tuple[int, int, int, int], known: dict) -> np.nd
     return flat[index]
 
 
-def build_term(term: Term, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
+def build_term(
+    term: Term, known: dict[ir.Value, np.ndarray], round_terms: bool = False
+) -> np.ndarray:
     """The tensor that emission would build for a term."""
     axis_of = {a: i for i, a in enumerate(term.axes)}
     reader, rank = term.reader, len(term.axes)
@@ -87,17 +89,19 @@ def build_term(term: Term, known: dict[ir.Value, np.ndarray]) -> np.ndarray:
         if node.dtype not in LARGEST:
             return value
         value = overflowing(value, node.dtype)
-        # a site's fill is rounded: what is added to scores in its place has to be the same number
-        return np.where(np.abs(value) > FAR, rounded(value, node.dtype), value)
+        return rounded(value, node.dtype) if round_terms else value
 
     with np.errstate(all="ignore"):
         return np.broadcast_to(walk(term.node), [number(n, known) for n in term.shape])
 
 
 def evaluate_site(
-    site: AttentionSite, known: dict[ir.Value, np.ndarray]
+    site: AttentionSite, known: dict[ir.Value, np.ndarray], round_terms: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """O, P and LSE, dense [batch, heads, q_len, …]; the definition of ``site.py`` in float64."""
+    """O, P and LSE, dense [batch, heads, q_len, …]; the definition of ``site.py`` in float64.
+
+    ``round_terms``: a bias that is built is rounded to its type, as the site's fill is.
+    """
     sizes = (site.batch, site.heads, site.kv_heads, site.q_len, site.kv_len, site.dk, site.dv)
     batch, heads, kv_heads, q_len, kv_len, dk, dv = (number(n, known) for n in sizes)
     assert all(number(a, known) == number(b, known) for a, b in site.equal)
@@ -111,7 +115,7 @@ def evaluate_site(
     if site.softcap is not None:
         scores = site.softcap * np.tanh(scores / site.softcap)
     square = (batch, heads, q_len, kv_len)
-    bias = 0.0 if site.bias is None else _strided(site.bias, square, known)
+    bias = 0.0 if site.bias is None else _strided(site.bias, square, known, round_terms)
     if not site.bias_after_fill:
         scores = overflowing(scores + bias)
     distance = np.arange(kv_len)[None, :] - np.arange(q_len)[:, None]

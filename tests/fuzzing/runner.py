@@ -122,8 +122,16 @@ def may_refuse(refusal: Refusal, case: Case) -> bool:
 
 
 def compare(site, known: dict) -> str:
-    """What is wrong with a site; the empty string if it means what the program computes."""
-    output, weights, lse = evaluate_site(site, known)
+    """What is wrong with a site; the empty string if it means what the program computes.
+
+    The program is computed without rounding, and a fill is rounded. Where a bias that is built
+    stands beside it in a row, one of two readings is right: with the bias rounded, or without.
+    """
+    return _compare(site, known, False) and _compare(site, known, True)
+
+
+def _compare(site, known: dict, round_terms: bool) -> str:
+    output, weights, lse = evaluate_site(site, known, round_terms)
     # A fill of -1e4, say, is rounded as the source rounds it, not as float64 would.
     coarse = abs(site.fill) * 2.0**-23 if -1e5 < site.fill < 0 else 0.0
     problem = _difference("O", scatter(site.out, output, known[site.out.value].shape, known),
