@@ -125,6 +125,7 @@ def main() -> None:
         return
     if options.workers:
         running.use_workers(options.workers)
+    running.yield_to_workers()
     loaded = {name: running.load_all(vmfb) for name, vmfb in vmfbs.items()}
     names = " ".join(f"{name:>9}" for name in CONTENDERS)
     print(f"{'shape':18} heads     macs {names}  x fused, gate   x spelled, gate")

@@ -318,19 +318,27 @@ SPELLED = FUSED | {"spelling": "exp / sum"}
 # What is declined, for AVX2 and for AVX-512.
 GATED = [
     (FUSED, True, True),
-    (FUSED | {"dk": 64}, False, False),  # 512 multiplications a row, 2048 a head
+    (FUSED | {"dk": 64}, False, True),  # 512 multiplications a row, 2048 a head
+    (FUSED | {"dk": 128}, False, False),  # 1024 a row
+    (FUSED | {"q_len": 8, "kv_len": 8}, False, True),
+    (FUSED | {"q_len": 16, "kv_len": 16}, False, False),
+    (FUSED | {"q_len": 16, "dk": 64}, False, False),  # 8192 a head
     (FUSED | {"q_len": 1, "kv_len": 8}, False, True),
     (FUSED | {"batch": 4}, True, False),  # 32 heads
     (FUSED | {"batch": 1}, True, False),
     (FUSED | {"batch": 1, "heads": 4, "kv_heads": 4}, False, False),
     (SPELLED, True, True),
     (SPELLED | {"q_len": 16, "kv_len": 16, "dk": 64}, True, True),
-    (SPELLED | {"q_len": 32, "kv_len": 32, "dk": 64}, False, True),
+    (SPELLED | {"q_len": 32, "kv_len": 32, "dk": 64}, False, False),
+    (SPELLED | {"batch": 3, "q_len": 16, "kv_len": 16}, False, True),  # 24 heads
+    (SPELLED | {"batch": 2, "q_len": 16, "kv_len": 16}, False, False),
     (SPELLED | {"q_len": 64, "kv_len": 64, "dk": 64}, False, False),
     (SPELLED | {"q_len": 4, "kv_len": 64, "dk": 64}, False, False),
     (SPELLED | {"q_len": 1, "kv_len": 8, "dk": 64}, True, True),
-    (SPELLED | {"q_len": 1, "kv_len": 32, "dk": 32}, False, False),
-    (SPELLED | {"batch": 4}, False, False),  # 32 heads
+    (SPELLED | {"q_len": 1, "kv_len": 32, "dk": 32}, False, True),  # 2048 a row
+    (SPELLED | {"q_len": 1, "kv_len": 33, "dk": 32}, False, False),
+    (SPELLED | {"batch": 4, "q_len": 1}, False, False),  # 32 heads
+    (SPELLED | {"batch": 4}, False, True),
     (FUSED | {"band": Band(hi=Extent(0))}, False, False),  # stock expands masks, some wrongly
     (FUSED | {"q_len": "n"}, False, False),
     (FUSED | {"q_len": 1, "kv_len": 1, "dk": 136}, False, False),  # stock is wrong over 128

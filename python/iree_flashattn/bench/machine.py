@@ -44,6 +44,7 @@ class Machine:
     read_gbps: float  # 1e9 bytes a second, from memory, all workers
     workers: int = 0  # threads that were asked for; 0: one a core
     extension: bool = False  # the runtime extension's kernels
+    batch: bool = False  # the calling thread does not preempt workers
 
 
 @cache
@@ -91,6 +92,7 @@ def measure(seconds: float = 1.0) -> Machine:
         read.amount / min(times["read"]) / 1e9,
         running.default_workers(),
         running.uses_extension(),
+        running.yields_to_workers(),
     )
 
 

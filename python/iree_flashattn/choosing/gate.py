@@ -1,16 +1,20 @@
 """The cost gate: where stock code generation would be faster, decline and say so.
 
-Set by ``benchmarks/cpu_gate.py`` on an AVX2 machine (Zen 3), one worker and two, and for AVX-512 by
-``iree-flashattn bench --only tiny`` (Zen 5 the fused op, Zen 4 the spelled-out form). Declined, a
-site stays in the form that its module has, so the limits are that form's:
+Set by ``benchmarks/cpu_gate.py`` on an AVX2 machine (Zen 3) and on one with AVX-512 (Zen 4), one
+worker and two. Declined, a site stays in the form that its module has, so the limits are that
+form's:
 
 - The fused op, ``iree_linalg_ext.attention``, wins by its lack of preparation while a row has next
   to nothing to compute (AVX2: the kernels have 0.6 to 1.05 of its speed up to 256 multiplications
-  a row, 1.1 to 8 times that with 512, and soon 100 times).
+  a row, 1.1 to 8 times that with 512, and soon 100 times; AVX-512, 96 heads: 0.7 to 1.0 up to 512,
+  0.9 to 1.6 with 1024. With 32 heads or fewer the two are nearly equal there).
 - The spelled-out form is two matrix products that the compiler knows by their sizes. It wins with
   many heads that are a register tile or two (AVX2, 96 heads: the kernels have 0.7 to 0.92 of its
-  speed up to 8 rows and keys, 0.95 to 1.04 with 16, 1.05 and more with 32), and with one row up to
-  1024 multiplications. With 32 heads they win or the two are nearly equal, with fewer they win.
+  speed up to 8 rows and keys, 0.95 to 1.04 with 16, 1.05 and more with 32; AVX-512, 24 heads and
+  more: 0.65 to 0.9 with 16, 0.9 to 1.15 with 24 and 32), and with one row up to 1024 (AVX-512:
+  2048) multiplications. With 32 heads of an AVX2 machine they win or the two are nearly equal.
+  With fewer they win, but for 12 and 16 heads of 16 rows with AVX-512 (0.73 to 0.97), which are
+  served: it is a matter of 5 to 20 microseconds a call.
 """
 
 from __future__ import annotations
@@ -27,11 +31,14 @@ FUSED_HEADS = 8
 FUSED_MACS = 1024  # a head
 FUSED_ROW_MACS = 256
 WIDE_FUSED_HEADS = 33
-WIDE_FUSED_MACS = 2047
+WIDE_FUSED_MACS = 4096
+WIDE_FUSED_ROW_MACS = 512
 SPELLED_HEADS = 33
+WIDE_SPELLED_HEADS = 24
 SPELLED_LENGTH = 16  # rows and keys
-WIDE_SPELLED_LENGTH = 32
+SPELLED_HEADS_OF_ONE_ROW = 33
 SPELLED_MACS_OF_ONE_ROW = 1024
+WIDE_SPELLED_MACS_OF_ONE_ROW = 2048
 # Stock computes wrong results for key head dims over this, and NaN for fully masked rows.
 STOCK_HEAD_DIM = 128
 
@@ -66,16 +73,18 @@ def fused_is_faster(heads: int, q_len: int, kv_len: int, dims: int, wide: bool) 
     """Whether stock's fused op is, for ``heads`` (of all batch entries) of that size; ``dims`` is
     dk + dv, ``wide``: AVX-512."""
     macs = q_len * kv_len * dims
-    if wide:
-        return heads >= WIDE_FUSED_HEADS and macs <= WIDE_FUSED_MACS
-    return heads >= FUSED_HEADS and macs <= FUSED_MACS and kv_len * dims <= FUSED_ROW_MACS
+    least, most, most_a_row = (
+        (WIDE_FUSED_HEADS, WIDE_FUSED_MACS, WIDE_FUSED_ROW_MACS)
+        if wide
+        else (FUSED_HEADS, FUSED_MACS, FUSED_ROW_MACS)
+    )
+    return heads >= least and macs <= most and kv_len * dims <= most_a_row
 
 
 def spelled_is_faster(heads: int, q_len: int, kv_len: int, dims: int, wide: bool) -> bool:
     """The same for two matrix products and a softmax spelled out."""
-    if heads < SPELLED_HEADS:
-        return False
     if q_len == 1:
-        return kv_len * dims <= SPELLED_MACS_OF_ONE_ROW
-    length = WIDE_SPELLED_LENGTH if wide else SPELLED_LENGTH
-    return max(q_len, kv_len) <= length
+        most = WIDE_SPELLED_MACS_OF_ONE_ROW if wide else SPELLED_MACS_OF_ONE_ROW
+        return heads >= SPELLED_HEADS_OF_ONE_ROW and kv_len * dims <= most
+    least = WIDE_SPELLED_HEADS if wide else SPELLED_HEADS
+    return heads >= least and max(q_len, kv_len) <= SPELLED_LENGTH

@@ -65,6 +65,14 @@ def bench(
         bool,
         typer.Option("--extension", help="Kernels of the runtime extension, AMX among them."),
     ] = False,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch/--no-batch",
+            help="Schedule the calling thread as SCHED_BATCH, lest it preempts the worker that"
+            " wakes it (Linux; docs/performance.md).",
+        ),
+    ] = True,
     out: Annotated[Path, typer.Option(help="Folder for JSON and plots.")] = Path("bench-results"),
     update: Annotated[
         bool, typer.Option("--update", help="Keep what the JSON file has besides.")
@@ -83,6 +91,6 @@ def bench(
     from . import bench as command
 
     if show is None:
-        command.run(models, only, quick, update, out, seconds, stock, workers, extension)
+        command.run(models, only, quick, update, out, seconds, stock, workers, extension, batch)
     else:
         command.show_saved(show, out, markdown)

@@ -32,6 +32,7 @@ def run(
     stock: bool,
     workers: int,
     extension: bool,
+    batch: bool,
 ) -> None:
     if seconds <= 0:
         raise RuntimeError(f"--seconds {seconds:g} has to be more than 0")
@@ -39,6 +40,8 @@ def run(
         running.use_extension()
     if workers:
         running.use_workers(workers)
+    if batch:
+        running.yield_to_workers()
     steps = _model_steps(only, quick, seconds) if models else _steps(only, quick, seconds, stock)
     _make_folder(out)
     file = out / (MODELS if models else PROBLEMS)

@@ -29,6 +29,7 @@ def of_machine(run: Run) -> str:
         machine.cpu,
         *([f"{machine.workers} workers"] if machine.workers else []),
         *(["runtime extension"] if machine.extension else []),
+        *(["caller as batch job"] if machine.batch else []),
         f"FMA peak {machine.fma_gflops:.0f} GFLOP/s (f32)",
         f"read bandwidth {machine.read_gbps:.1f} GB/s",
         f"IREE {versions['iree']}",
