@@ -38,8 +38,10 @@ def run_batch(first: int, count: int, kind: str = "", *flags: str) -> Tally:
             wanted = tally.raised_of[name]
             for feature in case.features:
                 tally.features[feature][1] += min(served, wanted)
-            reasons = "; ".join(ours.refused.get(name, []))
-            if served < wanted:
+            refused = ours.refused.get(name, [])
+            reasons = "; ".join(refused)
+            meant = sum(reason.startswith("weights: ") for reason in refused)
+            if served + meant < wanted:
                 tally.missed.append(f"{seed}: raised, not substituted: {reasons}\n{text}")
         faults = [reason for reason in ours.refused.get(name, []) if reason.startswith("bug: ")]
         tally.crashed += [f"{seed}: {reason}\n{text}" for reason in faults]
@@ -54,8 +56,9 @@ def run_batch(first: int, count: int, kind: str = "", *flags: str) -> Tally:
         elif miscomputed:
             tally.stock_wrong.append(f"{seed} {case.notes}, {served} substituted")
         got = ours.results.get(name)
-        if got is not None and way.device != "local-task" and (miscomputed or not served):
-            pass  # stock code alone, or stock code around the site that may be at fault
+        stock_code = not served or miscomputed or (usual is None and not case.plain)
+        if got is not None and way.device != "local-task" and stock_code:
+            pass  # stock code alone, or stock code beside the site that may be at fault
         elif got is not None:
             problem = difference(case, got, usual)
             if problem:
