@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -186,7 +187,7 @@ def test_plots(tmp_path: Path) -> None:
 
 def test_bench(tmp_path: Path) -> None:
     arguments = ("--seconds", "0.1", "--no-stock", "--out", str(tmp_path))
-    out, _ = run("bench", "--only", "cross_77", "--workers", "1", *arguments)
+    out, _ = run("bench", "--only", "cross_77", "--workers", "1", "--no-batch", *arguments)
     assert ", 1 workers, FMA peak" in out
     first = results.read(tmp_path / "problems.json")
     (found,) = first.results
@@ -196,18 +197,20 @@ def test_bench(tmp_path: Path) -> None:
     assert found.value("FMA peak") > 0
     assert first.machine.read_gbps > 0
     assert first.machine.workers == 1
+    assert not first.machine.batch
     # One worker, the read probe, split keys; beside what the file has already.
     out, _ = run("bench", "--only", "decode_one_head", "--update", *arguments)
     second = results.read(tmp_path / "problems.json")
     assert [r.problem for r in second.results] == ["cross_77_f32", "decode_one_head_f32"]
     assert "times as fast as one worker" in out
     assert second.machine.workers == 0
+    assert second.machine.batch == hasattr(os, "SCHED_BATCH")
 
 
 def test_bench_of_the_runtime_extension(tmp_path: Path) -> None:
     out, _ = run(
-        "bench", "--only", "cross_77", "--extension", "--seconds", "0.1", "--no-stock",
-        "--out", str(tmp_path),
+        "bench", "--only", "cross_77", "--extension", "--no-batch", "--seconds", "0.1",
+        "--no-stock", "--out", str(tmp_path),
     )  # fmt: skip
     assert ", runtime extension, FMA peak" in out
     found = results.read(tmp_path / "problems.json")
