@@ -28,15 +28,21 @@ def test_product_with_the_reciprocal(attention: Attention) -> None:
     attention.site(attention.values(net.binary(e, inverse, [0, 1, None], "mulf")))
 
 
-def test_logarithm_of_the_sum(attention: Attention) -> None:
+@pytest.mark.parametrize("biases", [0, 1, 2])
+def test_logarithm_of_the_sum(attention: Attention, biases: int) -> None:
+    """Also where a bias for each key and then one for each row stand before the scores."""
     net = attention.net
     s = attention.scores()
+    for dims in ([1, 2], [0, 1])[:biases]:
+        s = net.binary(s, net.input(tuple(s.shape[d] for d in dims)), dims, "addf", flip=True)
     top = net.reduce(s, 2, "maximumf", False, -np.inf, index=False)
     shifted = net.binary(s, top, [0, 1], "subf")
     total = net.reduce(net.unary(shifted, "math.exp", np.exp), 2, "addf", False, 0.0, False)
     log = net.unary(total, "math.log", np.log)
     p = net.unary(net.binary(shifted, log, [0, 1], "subf"), "math.exp", np.exp)
-    assert attention.site(attention.values(p)).spelling == "exp(x - log sum)"
+    site = attention.site(attention.values(p))
+    assert site.spelling == "exp(x - log sum)"
+    assert (site.bias is not None) == (biases > 0)
 
 
 def test_logarithm_of_the_absolute_sum(attention: Attention) -> None:

@@ -15,6 +15,7 @@ from .exponent import Term, exponent, is_zero, same_terms, terms_of
 from .expr import Apply, Const, Load, Node, Reduce
 from .floors import floor_matters, without_floor
 from .folding import apply
+from .leaves import has_product
 from .reader import Reader
 from .refuse import Refuse, describe
 from .rowmax import drop_row_maxima
@@ -57,7 +58,7 @@ def quotient_of(reader: Reader, head: Node, keys: set) -> tuple[Node, Node, str]
                 log = strip_casts(reader, node)
                 if sign == -1 and isinstance(log, Apply) and log.name == "log":
                     rest = terms[:position] + terms[position + 1 :]
-                    return _exp_of(rest), log.args[0], "exp(x - log sum)"
+                    return _exp_of(reader, rest), log.args[0], "exp(x - log sum)"
             raise Refuse(RULE, "the exponentials are never divided by their sum", "exp", near=False)
     what = describe(reader, head)
     if holds_probabilities(reader, head):
@@ -82,9 +83,10 @@ def holds_probabilities(reader: Reader, node: Node, depth: int = 6) -> bool:
     return any(holds_probabilities(reader, a, depth - 1) for a in head.args)
 
 
-def _exp_of(terms: list[Term]) -> Node:
+def _exp_of(reader: Reader, terms: list[Term]) -> Node:
+    """Scores come first, so that no two other terms make a sum that is one term of its own."""
     total: Node = Const(0.0, "f32")
-    for sign, node in terms:
+    for sign, node in sorted(terms, key=lambda term: not has_product(reader, term[1])):
         total = apply("addf" if sign > 0 else "subf", (total, node), "f32")
     return Apply("exp", (total,), "f32")
 
