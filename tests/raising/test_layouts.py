@@ -28,6 +28,18 @@ def test_transposed_and_merged_heads(attention: Attention) -> None:
     assert site.out.strides == (0, 4, HEADS * 4, 1)
 
 
+def test_many_moves_before_the_product_with_v(attention: Attention) -> None:
+    net = attention.net
+    p = attention.softmax(attention.scores())
+    for turn in range(6):
+        p = net.transpose(p, [0, 2, 1], generic=turn % 2 == 1)
+        p = net.transpose(p, [1, 0, 2])
+        p = net.transpose(p, [1, 0, 2])
+        p = net.transpose(p, [0, 2, 1])
+    site = attention.site(attention.values(p))
+    assert site.out.strides == (0, ROWS * 4, 4, 1)
+
+
 def test_packed_projection_is_read_in_place(attention: Attention) -> None:
     net = attention.net = Net("main", np.random.default_rng(3))
     packed = net.input((ROWS, 3 * HEADS * 8))

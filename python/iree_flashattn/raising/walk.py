@@ -12,6 +12,8 @@ _MOVES = frozenset(
     linalg.broadcast tensor.extract_slice arith.truncf arith.extf""".split()
 )
 
+_STEPS = 32  # ops between the exponentials and the product with V: each op is passed only once
+
 
 def candidate_products(start: ir.Operation, shared: Shared, seen: set) -> list[ir.Value]:
     """Contractions that read what the exponentials became, through ops without reductions."""
@@ -19,7 +21,7 @@ def candidate_products(start: ir.Operation, shared: Shared, seen: set) -> list[i
         return [start.results[0]]
     found: list[ir.Value] = []
     front: list[ir.Value] = list(start.results)
-    for _ in range(16):
+    for _ in range(_STEPS):
         following: list[ir.Value] = []
         for value in front:
             for op in shared.index.users(value):
