@@ -108,9 +108,9 @@ def test_a_wrong_site_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A site whose scale is off by a tenth."""
     original = runner.evaluate_site
 
-    def scaled(site, known):
+    def scaled(site, known, round_terms):
         site.scale *= 1.1
-        return original(site, known)
+        return original(site, known, round_terms)
 
     monkeypatch.setattr(runner, "evaluate_site", scaled)
     assert len(run(0, 20).wrong) > 5
