@@ -110,6 +110,18 @@ def test_maximum_without_the_sink_of_masks_that_overflow(
         assert attention.site(o).sinks is not None
 
 
+def test_maximum_without_the_sink_of_biases_that_overflow(attention: Attention) -> None:
+    """The same of two constants that are no bands, without any mask."""
+    net = attention.net
+    far = np.where(np.arange(KEYS) % 2 == np.arange(ROWS)[:, None] % 3, 0.0, -3e38)
+    far[1] = -3e38
+    s = attention.scores()
+    for _ in range(2):
+        s = net.binary(s, net.constant(far), [1, 2], "addf")
+    o = with_sum(attention, s, joined=False)
+    assert "fully masked row" in attention.refusal(o).reason
+
+
 def test_single_query_of_grouped_heads(attention: Attention) -> None:
     """The heads of a group look like queries, but each has its sink."""
     net = attention.net

@@ -142,9 +142,9 @@ def _attends(site: AttentionSite) -> bool:
 
 def _overflows(reader: Reader, site: AttentionSite, score: Score) -> bool:
     """Whether a finite fill and the biases may be -inf together."""
-    if math.isinf(site.fill):
-        return False
     lowest = site.fill if score.keep else 0.0
+    if math.isinf(lowest):
+        return False
     for term in (*score.bias, *score.after):
         lowest += min((0.0, *constants_in(reader, term)))
     return rounded(lowest, "f32") == -math.inf
