@@ -1,21 +1,21 @@
 // The register tile that both matrix products are made of:
 //   C[M][N·W] (+)= A[M][k] · B[k][N·W],  rows of B b_step words apart (kPanel where it is packed).
 #pragma once
-#include "word.h"
+#include "pack.h"
 
 namespace {
 
-// A's element (row, k) lies at  row * kRowStep + k * kDepthStep;  both are compile-time constants,
-// so a tile needs one pointer for A however many rows it has. What becomes of C at the end: it is
-// overwritten (with *factor times the sums, where Q could not take the scale), or so with
-// add[row][column] on top (an additive mask), or multiplied by factor[row] and added to (the
-// rescaling of the online softmax; the sum over k starts at 0 then too, which keeps the chain of
-// roundings short).
+// A's rows are kRowStep words apart, a compile-time constant, so that a tile needs one pointer for A
+// however many rows it has; of a deeper A, every kRowStep words along k lie `a_step` words after the
+// ones before. What becomes of C at the end: it is overwritten (with *factor times the sums, where Q
+// could not take the scale), or so with add[row][column] on top (an additive mask), or multiplied by
+// factor[row] and added to (the rescaling of the online softmax; the sum over k starts at 0 then
+// too, which keeps the chain of roundings short).
 enum class Into { kWrite, kWriteBiased, kScaleAndAdd };
 
-template <int M, int N, int kRowStep, int kDepthStep, Into kInto>
-inline __attribute__((noinline)) void tile(const float *a, const float *b, int64_t b_step,
-                                           int64_t depth, float *c, int64_t c_step,
+template <int M, int N, int kRowStep, Into kInto>
+inline __attribute__((noinline)) void tile(const float *a, int64_t a_step, const float *b,
+                                           int64_t b_step, int64_t depth, float *c, int64_t c_step,
                                            const float *factor,
                                            const float *const *add = nullptr) {
   Vec acc[M][N];
@@ -23,19 +23,20 @@ inline __attribute__((noinline)) void tile(const float *a, const float *b, int64
   for (int i = 0; i < M; ++i)
 #pragma unroll
     for (int j = 0; j < N; ++j) acc[i][j] = Vec{};
+  for (; depth > 0; depth -= kRowStep, a += a_step) {
+    const int64_t words = smaller(depth, kRowStep);
 #pragma unroll 2
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec x[N];
+    for (int64_t k = 0; k < words; ++k, b += b_step) {
+      Vec x[N];
 #pragma unroll
-    for (int j = 0; j < N; ++j) x[j] = load(b + j * W);
+      for (int j = 0; j < N; ++j) x[j] = load(b + j * W);
 #pragma unroll
-    for (int i = 0; i < M; ++i) {
-      Vec y = splat_word(a[i * kRowStep]);
+      for (int i = 0; i < M; ++i) {
+        Vec y = splat_word(a[i * kRowStep + k]);
 #pragma unroll
-      for (int j = 0; j < N; ++j) acc[i][j] = multiply_add(y, x[j], acc[i][j]);
+        for (int j = 0; j < N; ++j) acc[i][j] = multiply_add(y, x[j], acc[i][j]);
+      }
     }
-    a += kDepthStep;
-    b += b_step;
   }
 #pragma unroll
   for (int i = 0; i < M; ++i)
@@ -50,57 +51,76 @@ inline __attribute__((noinline)) void tile(const float *a, const float *b, int64
     }
 }
 
-// S[M][keys] = scale * Q·Kᵀ. Q of a group is packed [depth][M]. The last panel is computed half where
-// its keys fill no more.
+// Q as the tile wants it, its rows kQChunk words apart (pack.h).
+struct Queries {
+  const float *data;
+  int64_t step;
+};
+
+// S[M][keys] = scale * Q·Kᵀ. The last panel is computed half where its keys fill no more.
 template <int M>
-FA_INLINE void scores(const float *q, const float *k_panels, int64_t keys, int64_t depth,
-                      float scale, float *s) {
+FA_INLINE void scores(Queries q, const float *k_panels, int64_t keys, int64_t depth, float scale,
+                      float *s) {
+  constexpr Into into = Into::kWrite;
   for (; keys > 0; keys -= kPanel, k_panels += depth * kPanel, s += kPanel)
     if (keys > kPanel / 2)
-      tile<M, kVectors, 1, M, Into::kWrite>(q, k_panels, kPanel, depth, s, kKvTile, &scale);
+      tile<M, kVectors, kQChunk, into>(q.data, q.step, k_panels, kPanel, depth, s, kKvTile, &scale);
     else
-      tile<M, kVectors / 2, 1, M, Into::kWrite>(q, k_panels, kPanel, depth, s, kKvTile, &scale);
+      tile<M, kVectors / 2, kQChunk, into>(q.data, q.step, k_panels, kPanel, depth, s, kKvTile,
+                                           &scale);
 }
 
-// S[M][kPanel] = scale * Q·Kᵀ with Q where it lies, its rows `step` apart: a pointer for every three
-// rows, from which the others are within reach of one address.
-template <int M>
+// One tile of S with Q where it lies, its rows `step` apart: a pointer for every three rows, from
+// which the others are within reach of one address.
+template <int M, int N>
 inline __attribute__((noinline)) void row_tile(const float *q, int64_t step, const float *k_panel,
                                                int64_t depth, float scale, float *s) {
   const float *rows[(M + 2) / 3];
 #pragma unroll
   for (int i = 0; i < M; i += 3) rows[i / 3] = q + i * step;
-  Vec acc[M][kVectors];
+  Vec acc[M][N];
 #pragma unroll
   for (int i = 0; i < M; ++i)
 #pragma unroll
-    for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec{};
+    for (int j = 0; j < N; ++j) acc[i][j] = Vec{};
 #pragma unroll 1
   for (int64_t k = 0; k < depth; ++k, k_panel += kPanel) {
-    Vec x[kVectors];
+    Vec x[N];
 #pragma unroll
-    for (int j = 0; j < kVectors; ++j) x[j] = load(k_panel + j * W);
+    for (int j = 0; j < N; ++j) x[j] = load(k_panel + j * W);
 #pragma unroll
     for (int i = 0; i < M; ++i) {
       const Vec y = splat(rows[i / 3][i % 3 * step + k]);
 #pragma unroll
-      for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(y, x[j], acc[i][j]);
+      for (int j = 0; j < N; ++j) acc[i][j] = fma(y, x[j], acc[i][j]);
     }
   }
 #pragma unroll
   for (int i = 0; i < M; ++i)
 #pragma unroll
-    for (int j = 0; j < kVectors; ++j)
+    for (int j = 0; j < N; ++j)
       store(s + i * kKvTile + j * W, acc[i][j] * splat(scale));
 }
 
-// The same plus bias[row][key], from `add` on, whose pointers move along.
+// The same with Q where it lies.
 template <int M>
-FA_INLINE void biased_scores(const float *q, const float *k_panels, int64_t panels, int64_t depth,
+FA_INLINE void row_scores(const float *q, int64_t step, const float *k_panels, int64_t keys,
+                          int64_t depth, float scale, float *s) {
+  for (; keys > 0; keys -= kPanel, k_panels += depth * kPanel, s += kPanel)
+    if (keys > kPanel / 2)
+      row_tile<M, kVectors>(q, step, k_panels, depth, scale, s);
+    else
+      row_tile<M, kVectors / 2>(q, step, k_panels, depth, scale, s);
+}
+
+// scores() plus bias[row][key], from `add` on, whose pointers move along.
+template <int M>
+FA_INLINE void biased_scores(Queries q, const float *k_panels, int64_t panels, int64_t depth,
                              float scale, float *s, const float *(&add)[M]) {
   for (int64_t p = 0; p < panels; ++p) {
-    tile<M, kVectors, 1, M, Into::kWriteBiased>(q, k_panels + p * depth * kPanel, kPanel, depth,
-                                                s + p * kPanel, kKvTile, &scale, add);
+    tile<M, kVectors, kQChunk, Into::kWriteBiased>(q.data, q.step, k_panels + p * depth * kPanel,
+                                                   kPanel, depth, s + p * kPanel, kKvTile, &scale,
+                                                   add);
     for (int i = 0; i < M; ++i) add[i] += kPanel;
   }
 }
@@ -146,7 +166,7 @@ FA_INLINE void value_tail(int64_t vectors, const float *p, const float *b, int64
   if constexpr (N > 0) {
     if (vectors == N) {
       constexpr Into into = Into::kScaleAndAdd;
-      return tile<M, N, kKvTile, 1, into>(p, b, b_step, keys, o, o_step, factor);
+      return tile<M, N, kKvTile, into>(p, 0, b, b_step, keys, o, o_step, factor);
     }
     value_tail<M, N - 1>(vectors, p, b, b_step, keys, o, o_step, factor);
   }
@@ -159,8 +179,8 @@ FA_INLINE void values(const float *p, Values v, int64_t keys, int64_t columns, f
                       int64_t o_step, const float *factor) {
   int64_t column = 0;
   for (; column + kPanel <= o_step; column += kPanel, v.data += v.panel_step)
-    tile<M, kVectors, kKvTile, 1, Into::kScaleAndAdd>(p, v.data, v.row_step, keys, o + column,
-                                                      o_step, factor);
+    tile<M, kVectors, kKvTile, Into::kScaleAndAdd>(p, 0, v.data, v.row_step, keys, o + column,
+                                                   o_step, factor);
   const int64_t left = columns - column;
   if constexpr (kHalves)
     if (left > 0 && left <= W / 2)

@@ -7,7 +7,7 @@
 namespace {
 
 // Keys up to which Q is read where it lies.
-constexpr int64_t kFewKeys = 128;
+constexpr int64_t kFewKeys = 32;
 // Groups up to which packing V costs more than it saves.
 constexpr int64_t kFewGroups = 8;
 
@@ -35,18 +35,16 @@ template <int M>
 FA_INLINE void packed_scores(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
                              int64_t hi, int64_t shared) {
   const int64_t keys = hi - lo, depth = words(p.dk);
-  const float *q = b.q + g.first * depth, *k = b.k + lo * depth;
-  const int64_t panels = round_up(keys, kPanel) / kPanel;
+  const Queries q = {b.q + g.first * kQChunk, b.count * kQChunk};
+  const float *k = b.k + lo * depth;
   if (p.only_adds_f32() && keys % kPanel == 0) {
     const float *add[M];
     for (int i = 0; i < M; ++i)
       add[i] = static_cast<const float *>(masks_of(p, b, g.first + i).bias) + begin + lo;
-    return biased_scores<M>(q, k, panels, depth, p.scale, b.s, add);
+    return biased_scores<M>(q, k, keys / kPanel, depth, p.scale, b.s, add);
   }
   if (kPair == 1 && b.q_in_place) {
-    q = q_row(p, b, g.first);
-    for (int64_t j = 0; j < panels; ++j)
-      row_tile<M>(q, p.qs.row, k + j * depth * kPanel, depth, p.scale, b.s + j * kPanel);
+    row_scores<M>(q_row(p, b, g.first), p.qs.row, k, keys, depth, p.scale, b.s);
   } else {
     scores<M>(q, k, keys, depth, p.scale, b.s);
   }
@@ -109,10 +107,10 @@ FA_INLINE void pack_keys(const Problem &p, const Block &b, int64_t begin, int64_
 
 // The block's rows begin: Q packed, nothing seen. And end: what is left to do to their state.
 FA_INLINE void begin_rows(const Problem &p, const Block &b) {
-  if (b.direct) load_direct_rows(p, b);
-  for (int64_t g = 0; !b.direct && !b.q_in_place && g < b.groups; ++g) {
-    Group group = group_of(b, g);
-    pack_q(p, q_of(p, b), b.first + group.first, group.count, b.q + group.first * words(p.dk));
+  if (b.direct) {
+    load_direct_rows(p, b);
+  } else if (!b.q_in_place) {
+    pack_q(p, q_of(p, b), b.first, b.count, b.q);
   }
   clear_state(b, b.count);
 }
@@ -139,7 +137,7 @@ inline Block carve(const Problem &p, void *scratch) {
   Block b = {};
   b.o_step = round_up(p.dv, W);
   const int64_t a_key = words(p.dk) + words(round_up(p.dv, kPanel));
-  const int64_t a_row = round_up(p.dk, W) + b.o_step + W + 1;
+  const int64_t a_row = q_words(p) + b.o_step + W + 1;
   int64_t fitting = total / 2 / (a_key ? a_key : 1) / kPanel * kPanel;
   b.kv_tile = larger(smaller(kKvTile, fitting), kPanel);
   b.count = larger(smaller(kQTile, (total - b.kv_tile * a_key) / a_row), 1);
@@ -151,7 +149,7 @@ inline Block carve(const Problem &p, void *scratch) {
   b.o = take(b.count * b.o_step);
   b.sum = take(b.count * W);
   b.max = take(b.count);
-  b.q = take(b.count * round_up(p.dk, W));  // last: packing writes up to W floats beyond it
+  b.q = take(b.count * q_words(p));
   return b;
 }
 

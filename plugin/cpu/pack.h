@@ -127,42 +127,43 @@ FA_INLINE T scaled_q(const Problem &p, T x) {
   return x;
 }
 
-// `count` rows of Q as [words of dk][count], scaled where a word is f32. Row i of a packed block is
-// query i / group of head i % group: heads that share K and V stand side by side (FlashAttention-3's
-// PackGQA). Whole vectors are stored, so up to W floats after the group are overwritten; groups are
-// packed in ascending order.
+#if !defined(FA_TILES)
+// Words of a row of Q that lie side by side.
+constexpr int64_t kQChunk = 64;
+
+// Words that a row of Q takes.
+FA_INLINE int64_t q_words(const Problem &p) { return round_up(words(p.dk), kQChunk); }
+
+// The rows [first, first + count) of Q as [chunk of dk][row][kQChunk], scaled where a word is f32. Row
+// i of a packed block is query i / group of head i % group: heads that share K and V stand side by
+// side (FlashAttention-3's PackGQA). Vectors are stored whole.
 inline __attribute__((noinline)) void pack_q(const Problem &p, const Element *q, int64_t first,
                                              int64_t count, float *out) {
-  const int64_t depth = words(p.dk);
-  if (p.has(FA_FLAG_Q_TRANSPOSED)) {
-    for (int64_t i = 0; i < count; ++i) {
-      const Element *x = q + (first + i) / p.group + (first + i) % p.group * p.qs.head;
+  const int64_t depth = words(p.dk), chunk = count * kQChunk;
+  const bool transposed = p.has(FA_FLAG_Q_TRANSPOSED);
+  for (int64_t i = 0; i < count; ++i, out += kQChunk) {
+    const int64_t query = p.group == 1 ? first + i : (first + i) / p.group;
+    const Element *x = q + (first + i - query * p.group) * p.qs.head;
+    if (transposed) {
       for (int64_t c = 0; c < depth; ++c) {
-        const Element *at = x + c * kPair * p.qs.row;
+        const Element *at = x + query + c * kPair * p.qs.row;
         const bool paired = c * kPair + 1 < p.dk;
-        out[c * count + i] = scaled_q(p, one_word(at, paired ? at + p.qs.row : nullptr));
+        out[c / kQChunk * chunk + c % kQChunk] =
+            scaled_q(p, one_word(at, paired ? at + p.qs.row : nullptr));
       }
+      continue;
     }
-    return;
-  }
-  const Element *rows[W];
-  for (int64_t i = 0; i < W; ++i) {
-    int64_t row = first + (i < count ? i : count - 1);
-    rows[i] = q + row / p.group * p.qs.row + row % p.group * p.qs.head;
-  }
-  for (int64_t c = 0; c < depth; c += W) {
-    int64_t left = p.dk - c * kPair, n = depth - c;
-    Vec block[W];
-#pragma unroll
-    for (int i = 0; i < W; ++i) block[i] = scaled_q(p, load_words(rows[i] + c * kPair, left));
-    transpose(block);
-    if (n >= W) {
-#pragma unroll
-      for (int i = 0; i < W; ++i) store(out + (c + i) * count, block[i]);
-    } else {
-      for (int i = 0; i < n; ++i) store(out + (c + i) * count, block[i]);
+    x += query * p.qs.row;
+    float *to = out;
+    for (int64_t left = p.dk; left > 0; left -= kQChunk * kPair, to += chunk) {
+      int64_t c = 0;
+#pragma unroll 4
+      for (; c < kQChunk && (c + W) * kPair <= left; c += W, x += W * kPair)
+        store(to + c, scaled_q(p, load_words(x, W * kPair)));
+      if (c < kQChunk && c * kPair < left) store(to + c, scaled_q(p, load_words(x, left - c * kPair)));
     }
   }
 }
+#endif
 
 }  // namespace

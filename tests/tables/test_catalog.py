@@ -102,7 +102,10 @@ def test_splits_depend_on_the_shape_alone():
         )
 
     assert ranges(1, 8, 2, 1, 16384) == 8
-    assert ranges(1, 1, 1, 1, 65536) == 16
+    assert ranges(1, 1, 1, 1, 4096) == 16
+    assert ranges(1, 1, 1, 1, 65536) == 32  # many keys: finer
+    assert ranges(1, 32, 32, 1, 4096) == 2
+    assert ranges(1, 32, 32, 1, 2048) == 1
     assert ranges(1, 1, 1, 1, None) == 16
     assert ranges(8, 32, 32, 1, 65536) == 1  # tasks enough
     assert ranges(1, 8, 8, 4096, 4096) == 1  # not a decode

@@ -1,8 +1,8 @@
 """Split-K: how many key ranges a decode-like site is cut into.
 
 The compiler does not know how many workers will run the module. A site whose query rows fill one
-block at most (decode) has one task for each kv head and batch entry; with fewer tasks than
-``TASKS`` its keys are cut, as long as a range keeps ``MIN_KEYS`` keys (Dao et al., Flash-Decoding,
+block at most (decode) has one task for each kv head and batch entry; with fewer tasks than a
+backend wants its keys are cut, as long as each range keeps keys enough (Dao et al., Flash-Decoding,
 2023). Longer queries bring tasks enough, and splitting them would only write partial results.
 """
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from ..catalog import Kernel
     from ..site import AttentionSite
 
-# Tasks that a split aims at. CPU: the cores of a desktop; a merge reads `splits` rows of dv floats,
-# so more would only cost. CUDA: four blocks for each of 132 multiprocessors, which
-# reads at 90 % of a copy's speed there. Vulkan: eight, the best of 4, 8 and 16 on the same GPU.
-TASKS = {"cpu": 16, "cuda": 528, "spirv": 1056}
+# (tasks that a split aims at, keys that a range keeps); the most ranges are taken. CPU: the
+# cores of a desktop; where keys are many, four times as many, for larger machines and so that the
+# last range to be read is a small part of all (a merge reads `splits` rows of dv floats, which is
+# little beside 2048 keys). CUDA: four blocks for each of 132 multiprocessors, which reads at 90 %
+# of a copy's speed there. Vulkan: eight, the best of 4, 8 and 16 on the same GPU.
+AIMS = {"cpu": ((16, 256), (64, 2048)), "cuda": ((528, 256),), "spirv": ((1056, 256),)}
 # With two ranges at least a site stays with the split kernels however many tasks it has: on GPUs
 # they pack the query heads of a group, and a forward kernel's tile would be nearly empty.
 LEAST = {"cpu": 1, "cuda": 2, "spirv": 2}
-MIN_KEYS = {"cpu": 256, "cuda": 256, "spirv": 256}
 MAX_SPLITS = 64
 
 
@@ -54,6 +55,12 @@ def key_ranges(
         rows, heads = rows * heads // kv_heads, kv_heads
     if ceil(rows / row.q_tile) != 1:
         return 1
-    wanted = max(LEAST[row.backend], ceil(TASKS[row.backend] / (heads * max(batch, 1))))
-    most = MAX_SPLITS if kv_len is None else kv_len // MIN_KEYS[row.backend]
-    return max(1, min(wanted, most, MAX_SPLITS))
+    tasks = heads * max(batch, 1)
+
+    def ranges(aim: int, keys: int) -> int:
+        wanted = max(LEAST[row.backend], ceil(aim / tasks))
+        return min(wanted, MAX_SPLITS if kv_len is None else kv_len // keys, MAX_SPLITS)
+
+    first, *others = AIMS[row.backend]
+    known = others if kv_len is not None else []
+    return max(1, *(ranges(*aim) for aim in [first, *known]))

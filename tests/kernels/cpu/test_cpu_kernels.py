@@ -35,6 +35,18 @@ def test_problem(kernel, problem):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dk", [63, 64, 65, 127, 129, 130])
+@pytest.mark.parametrize("kv_len", [16, 32, 33])
+def test_rows_of_q_around_a_chunk(kernel, dk, kv_len):
+    """Q is packed in chunks of 64 words, and read where it lies for up to 32 keys."""
+    problem = Problem("chunk", heads=2, q_len=29, kv_len=kv_len, dk=dk, dv=20,
+                      element=kernel.element)  # fmt: skip
+    made = operands.make(problem, dk * kv_len)
+    cpu_native.run(kernel, made)
+    check(made, kernel.name)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_same_bits_for_any_number_of_workers(kernel):
     problem = problems.causal(
         Problem("workers", batch=2, heads=4, kv_heads=2, q_len=300, kv_len=700, dk=40,
