@@ -48,11 +48,11 @@ inline __attribute__((noinline)) void prefetch_group(const Problem &p, const Blo
     prefetch_masks(p, masks_of(p, b, g.first + i), begin, keys);
 }
 
-// Nothing seen yet: the running state of `rows` rows.
-FA_INLINE void clear_state(const Block &b, int64_t rows) {
+// Nothing seen yet: the running state of `rows` rows, without O where the first keys will write it.
+FA_INLINE void clear_state(const Block &b, int64_t rows, bool fresh) {
   for (int64_t i = 0; i < rows; ++i) b.max[i] = -kInf;
   for (int64_t i = 0; i < rows; ++i) store(b.sum + i * W, Vec{});
-  for (int64_t i = 0; i < rows * b.o_step; i += W) store(b.o + i, Vec{});
+  for (int64_t i = 0; !fresh && i < rows * b.o_step; i += W) store(b.o + i, Vec{});
 }
 
 // P of one row's keys [begin, begin + keys), from its scores and its final maximum.

@@ -7,19 +7,15 @@ namespace {
 // A row all of whose scores are -inf.
 FA_INLINE bool is_empty(float max, float sum) { return max == -kInf && sum == 0.0f; }
 
-// What a row's output is multiplied by, given its maximum and sum; takes in the head's sink, a
-// score without a value.
-FA_INLINE float row_factor(const Problem &p, float max, float sum, int64_t head) {
-  float factor = 1.0f;
-  if (p.has(FA_FLAG_SINKS) && p.sinks[head] > -kInf) {
-    float sink = p.sinks[head], top = sink > max ? sink : max;
-    Vec moved = exp_nonpositive(splat(max - top)), extra = exp_nonpositive(splat(sink - top));
-    factor = moved[0];
-    sum = sum * factor + extra[0];
-  } else if (is_empty(max, sum)) {
-    return p.kv_len > 0 && p.has(FA_FLAG_EMPTY_ROW_NAN) ? __builtin_nanf("") : 0.0f;
-  }
-  return factor / sum;
+// What the outputs of W rows are multiplied by, given their maxima and sums; takes in the heads'
+// sinks, scores without a value (-inf: none).
+FA_INLINE Vec row_factors(const Problem &p, Vec row_max, Vec sum, Vec sink) {
+  const Vec none = splat(-kInf), plain = splat(1.0f) / sum;
+  const float empty = p.kv_len > 0 && p.has(FA_FLAG_EMPTY_ROW_NAN) ? __builtin_nanf("") : 0.0f;
+  const Vec factor = ((row_max == none) & (sum == Vec{})) ? splat(empty) : plain;
+  if (!p.has(FA_FLAG_SINKS)) return factor;
+  const Vec top = max(sink, row_max), moved = exp_nonpositive(row_max - top);
+  return sink > none ? moved / fma(sum, moved, exp_nonpositive(sink - top)) : factor;
 }
 
 FA_INLINE void write_lse(const Problem &p, float max, float sum, int64_t batch, int64_t head,
@@ -42,15 +38,30 @@ FA_INLINE void write_row(const Problem &p, const float *o, float factor, int64_t
   for (int64_t c = 0; c < p.dv; c += W) store_n(out + c, load(o + c) * splat(factor), p.dv - c);
 }
 
+FA_INLINE int64_t head_of(const Problem &p, const Block &b, int64_t i) {
+  return b.kv_head * p.group + (p.group == 1 ? 0 : (b.first + i) % p.group);
+}
+
+// `factors` may be the block's sums, of which those of W rows are read before their W factors are
+// written.
 inline void write_block(const Problem &p, const Block &b, float *factors, Element *out,
                         float *lse) {
-  for (int64_t i = 0; i < b.count; ++i) {
-    int64_t row = b.first + i, head = b.kv_head * p.group + row % p.group;
-    const float sum = reduce_sum(load(b.sum + i * W));
-    write_lse(p, b.max[i], sum, b.batch, head, row / p.group, lse);
-    factors[i] = row_factor(p, b.max[i], sum, head);
-    write_row(p, b.o + i * b.o_step, factors[i], b.batch, head, row / p.group, out);
-    // The same factor normalises P, whose exponents are taken from the row's own maximum.
+  for (int64_t first = 0; first < b.count; first += W) {
+    const int64_t n = smaller(W, b.count - first);
+    float sum[W], sink[W];
+    Vec parts[W];
+    for (int i = 0; i < W; ++i) {
+      parts[i] = i < n ? load(b.sum + (first + i) * W) : Vec{};
+      sink[i] = p.has(FA_FLAG_SINKS) ? p.sinks[head_of(p, b, first + smaller(i, n - 1))] : -kInf;
+    }
+    store(sum, reduce_sums(parts));
+    // The same factors normalise P, whose exponents are taken from the row's own maximum.
+    store(factors + first, row_factors(p, load_n(b.max + first, n), load(sum), load(sink)));
+    for (int64_t i = first; i < first + n; ++i) {
+      const int64_t head = head_of(p, b, i), query = (b.first + i) / p.group;
+      write_lse(p, b.max[i], sum[i - first], b.batch, head, query, lse);
+      write_row(p, b.o + i * b.o_step, factors[i], b.batch, head, query, out);
+    }
   }
 }
 
@@ -123,7 +134,9 @@ inline void combine(const Problem &p, const float *o, const float *ml, uint32_t 
         store(sum_o + c, fma(load_n(o + at(s) * p.dv + c, p.dv - c), moved, load(sum_o + c)));
     }
     write_lse(p, top, sum, z, head, query, lse);
-    write_row(p, sum_o, row_factor(p, top, sum, head), z, head, query, static_cast<Element *>(out));
+    const Vec sink = splat(p.has(FA_FLAG_SINKS) ? p.sinks[head] : -kInf);
+    const Vec factor = row_factors(p, splat(top), splat(sum), sink);
+    write_row(p, sum_o, factor[0], z, head, query, static_cast<Element *>(out));
   }
 }
 

@@ -39,7 +39,8 @@ FA_INLINE bool fill_vanishes(const Problem &p, const Block &b, Group g) {
 }
 
 // The keys that the band leaves visible, of [key_begin, key_end).
-inline void attend_visible(const Problem &p, const Block &b, int64_t key_begin, int64_t key_end) {
+inline void attend_visible(const Problem &p, const Block &b, int64_t key_begin, int64_t key_end,
+                           bool fresh) {
   int64_t from = larger(p.first_key(b.first / p.group), key_begin);
   int64_t to = smaller(p.end_key((b.first + b.count - 1) / p.group), key_end);
   from = key_begin + (from - key_begin) / b.kv_tile * b.kv_tile;
@@ -58,9 +59,10 @@ inline void attend_visible(const Problem &p, const Block &b, int64_t key_begin, 
       }
       Segment seg = visible(p, b, group, begin, keys);
       if (seg.lo >= seg.hi) continue;
-      group_step(p, b, group, begin, seg.lo, seg.hi, plain ? seg.shared : 0);
+      group_step(p, b, group, begin, seg.lo, seg.hi, plain ? seg.shared : 0, fresh);
     }
     finish_steps(p, b);
+    fresh = false;
   }
 }
 
@@ -83,9 +85,9 @@ inline void attend_filled(const Problem &p, const Block &b, int64_t key_begin, i
         pack_keys(p, b, begin, keys);
         packed = true;
       }
-      if (seg.lo > 0) group_step(p, b, group, begin, 0, seg.lo, 0);
+      if (seg.lo > 0) group_step(p, b, group, begin, 0, seg.lo, 0, false);
       finish_steps(p, b);  // the same rows again
-      if (seg.hi < keys) group_step(p, b, group, begin, seg.hi, keys, 0);
+      if (seg.hi < keys) group_step(p, b, group, begin, seg.hi, keys, 0, false);
     }
     finish_steps(p, b);
   }
@@ -93,8 +95,10 @@ inline void attend_filled(const Problem &p, const Block &b, int64_t key_begin, i
 
 // Attention of the block's rows over [key_begin, key_end): leaves o (not normalised), max and sum.
 inline void attend(const Problem &p, const Block &b, int64_t key_begin, int64_t key_end) {
-  begin_rows(p, b);
-  attend_visible(p, b, key_begin, key_end);
+  // Without a band every group sees the first keys.
+  const bool fresh = overwrites(b) && !p.banded() && key_begin < key_end;
+  begin_rows(p, b, fresh);
+  attend_visible(p, b, key_begin, key_end, fresh);
   if (p.banded()) attend_filled(p, b, key_begin, key_end);
   end_rows(p, b);
 }

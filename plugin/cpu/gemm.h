@@ -10,7 +10,7 @@ namespace {
 // ones before. What becomes of C at the end: it is overwritten (with *factor times the sums, where Q
 // could not take the scale), or so with add[row][column] on top (an additive mask), or multiplied by
 // factor[row] and added to (the rescaling of the online softmax; the sum over k starts at 0 then
-// too, which keeps the chain of roundings short).
+// too, which keeps the chain of roundings short), or overwritten if there are no factors.
 enum class Into { kWrite, kWriteBiased, kScaleAndAdd };
 
 template <int M, int N, int kRowStep, Into kInto>
@@ -46,7 +46,7 @@ inline __attribute__((noinline)) void tile(const float *a, int64_t a_step, const
       Vec x = acc[i][j];
       if (kPair > 1 && kInto != Into::kScaleAndAdd) x *= splat(*factor);
       if (kInto == Into::kWriteBiased) x += load(add[i] + j * W);
-      if (kInto == Into::kScaleAndAdd) x = fma(load(at), splat(factor[i]), x);
+      if (kInto == Into::kScaleAndAdd && factor) x = fma(load(at), splat(factor[i]), x);
       store(at, x);
     }
 }
@@ -155,7 +155,7 @@ inline __attribute__((noinline)) void half_tile(const float *a, const float *b, 
 #pragma unroll
   for (int i = 0; i < M; ++i) {
     HalfVecU *at = reinterpret_cast<HalfVecU *>(c + i * c_step);
-    *at = __builtin_elementwise_fma(HalfVec(*at), half(factor[i]), acc[i]);
+    *at = factor ? __builtin_elementwise_fma(HalfVec(*at), half(factor[i]), acc[i]) : acc[i];
   }
 }
 
@@ -172,8 +172,8 @@ FA_INLINE void value_tail(int64_t vectors, const float *p, const float *b, int64
   }
 }
 
-// O[M][o_step] = factor[M] * O + P·V for `keys` words of keys, of V's `columns`. The last lanes of
-// O's last vector stay as they are where they are not needed: zero.
+// O[M][o_step] = factor[M] * O (nothing without factors) + P·V for `keys` words of keys, of V's `columns`. The lanes
+// of O's last vector that are not needed may stay as they are.
 template <int M>
 FA_INLINE void values(const float *p, Values v, int64_t keys, int64_t columns, float *o,
                       int64_t o_step, const float *factor) {

@@ -58,22 +58,22 @@ FA_INLINE void packed_scores(const Problem &p, const Block &b, Group g, int64_t 
 template <int M>
 inline __attribute__((noinline)) void packed_step(const Problem &p, const Block &b, Group g,
                                                   int64_t begin, int64_t lo, int64_t hi,
-                                                  int64_t shared) {
+                                                  int64_t shared, bool fresh) {
   float factor[W];
   packed_scores<M>(p, b, g, begin, lo, hi, shared);
   softmax_step<M>(b.s, hi - lo, b.max + g.first, b.sum + g.first * W, factor);
   narrow_weights<M>(b.s, hi - lo);
   values<M>(b.s, values_from(p, b, begin, lo), words(hi - lo), p.dv, b.o + g.first * b.o_step,
-            b.o_step, factor);
+            b.o_step, fresh ? nullptr : factor);
 }
 
-// One group's part of the result, of keys [begin + lo, begin + hi).
+// One group's part of the result, of keys [begin + lo, begin + hi), which are its first if `fresh`.
 FA_INLINE void group_step(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
-                          int64_t hi, int64_t shared) {
+                          int64_t hi, int64_t shared, bool fresh) {
   with_rows<kRows>(g.count, [&](auto m) {
     if constexpr (m.value <= kDirectRows)
       if (b.direct) return direct_step<m.value>(p, b, g, begin, lo, hi, shared);
-    packed_step<m.value>(p, b, g, begin, lo, hi, shared);
+    packed_step<m.value>(p, b, g, begin, lo, hi, shared, fresh);
   });
 }
 
@@ -105,14 +105,17 @@ FA_INLINE void pack_keys(const Problem &p, const Block &b, int64_t begin, int64_
   if (!b.direct && !b.v_in_place) pack_v(p, v_of(p, b), begin, keys, b.kv_tile, b.v);
 }
 
+// Whether a group's first keys may write O, whatever it holds.
+FA_INLINE bool overwrites(const Block &b) { return !b.direct; }
+
 // The block's rows begin: Q packed, nothing seen. And end: what is left to do to their state.
-FA_INLINE void begin_rows(const Problem &p, const Block &b) {
+FA_INLINE void begin_rows(const Problem &p, const Block &b, bool fresh) {
   if (b.direct) {
     load_direct_rows(p, b);
   } else if (!b.q_in_place) {
     pack_q(p, q_of(p, b), b.first, b.count, b.q);
   }
-  clear_state(b, b.count);
+  clear_state(b, b.count, fresh);
 }
 FA_INLINE void end_rows(const Problem &, const Block &) {}
 

@@ -146,7 +146,7 @@ inline __attribute__((noinline)) void tiled_step(const Problem &p, const Block &
 
 // One group's part of the result, of keys [begin + lo, begin + hi).
 FA_INLINE void group_step(const Problem &p, const Block &b, Group g, int64_t begin, int64_t lo,
-                          int64_t hi, int64_t shared) {
+                          int64_t hi, int64_t shared, bool) {
   if (!b.direct) {
     return with_step(b, [&](auto step) {
       for (int64_t at = lo; at < hi; at += step.value) {
@@ -223,13 +223,14 @@ inline __attribute__((noinline)) void load_tile_rows(const Problem &p, const Blo
   }
 }
 
-FA_INLINE void begin_rows(const Problem &p, const Block &b) {
+FA_INLINE bool overwrites(const Block &) { return false; }
+FA_INLINE void begin_rows(const Problem &p, const Block &b, bool) {
   if (b.direct) {
     load_direct_rows(p, b);
   } else {
     load_tile_rows(p, b);
   }
-  clear_state(b, round_up(b.count, kGroupRows));
+  clear_state(b, round_up(b.count, kGroupRows), false);
   *b.pending = {};
 }
 // Maxima in natural units.

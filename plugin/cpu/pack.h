@@ -44,41 +44,43 @@ FA_INLINE void pack_rows(const Element *source, int64_t step, int64_t rows, int6
   }
 }
 
+// Up to W columns of a panel from sources `step` apart, of which n elements are taken, words(n) rows
+// of the panel. kWhole: all W, and of each as many elements as W words hold.
+template <bool kWhole>
+FA_INLINE void pack_block(const Element *x, int64_t step, int64_t lanes, int64_t n, float *out) {
+  Vec block[W];
+#pragma unroll
+  for (int i = 0; i < W; ++i)
+    block[i] = kWhole ? load_words(x + i * step, W * kPair)
+                      : i < lanes ? load_words(x + i * step, n) : Vec{};
+  transpose(block);
+  if (kWhole) {
+#pragma unroll
+    for (int i = 0; i < W; ++i) store(out + i * kPanel, block[i]);
+  } else {
+    for (int i = 0; i < words(n); ++i) store(out + i * kPanel, block[i]);
+  }
+}
+
 // The same panels from a source that is contiguous along r: its columns are `step` apart
 // (K as stored; V when transposed).
 FA_INLINE void pack_columns(const Element *source, int64_t step, int64_t rows, int64_t columns,
                             int64_t panel_rows, float *panels) {
   constexpr int64_t kWhole = W * kPair;
-  for (int64_t c = 0; c < columns; c += kPanel) {
-    float *panel = panels + c * panel_rows;
-#pragma unroll 1
-    for (int j = 0; j < kPanel; j += W) {
-      int64_t lanes = columns - c - j;
-#pragma unroll 1
-      for (int64_t r = 0; r < rows; r += kWhole) {
-        int64_t n = rows - r < kWhole ? rows - r : kWhole;
-        const Element *x = source + (c + j) * step + r;
-        Vec block[W];
-        // The next keys: a transposition reads too many rows at a time for the hardware to foresee.
-        if (c + j + 2 * W <= columns)
+  for (int64_t c = 0; c < columns; c += W) {
+    const Element *x = source + c * step;
+    float *out = panels + c / kPanel * kPanel * panel_rows + c % kPanel;
+    const int64_t lanes = columns - c, whole = lanes >= W ? rows / kWhole * kWhole : 0;
+    int64_t r = 0;
+    for (; r < whole; r += kWhole) {
+      // The next keys: a transposition reads too many rows at a time for the hardware to foresee.
+      if (lanes >= 2 * W)
 #pragma unroll
-          for (int i = 0; i < W; ++i) __builtin_prefetch(x + (W + i) * step);
-        if (lanes >= W && n == kWhole) {
-#pragma unroll
-          for (int i = 0; i < W; ++i) block[i] = load_words(x + i * step, kWhole);
-        } else {
-          for (int i = 0; i < W; ++i) block[i] = i < lanes ? load_words(x + i * step, n) : Vec{};
-        }
-        transpose(block);
-        float *out = panel + r / kPair * kPanel + j;
-        if (n == kWhole) {
-#pragma unroll
-          for (int i = 0; i < W; ++i) store(out + i * kPanel, block[i]);
-        } else {
-          for (int i = 0; i < words(n); ++i) store(out + i * kPanel, block[i]);
-        }
-      }
+        for (int i = 0; i < W; ++i) __builtin_prefetch(x + r + (W + i) * step);
+      pack_block<true>(x + r, step, W, kWhole, out + r / kPair * kPanel);
     }
+    for (; r < rows; r += kWhole)
+      pack_block<false>(x + r, step, lanes, smaller(rows - r, kWhole), out + r / kPair * kPanel);
   }
 }
 
