@@ -327,7 +327,8 @@ GATED = [
     (FUSED | {"q_len": 16, "kv_len": 16}, False, False),
     (FUSED | {"q_len": 16, "dk": 64}, False, False),  # 8192 a head
     (FUSED | {"q_len": 1, "kv_len": 8}, False, True),
-    (FUSED | {"batch": 4}, True, False),  # 32 heads
+    (FUSED | {"batch": 3}, True, True),  # 24 heads
+    (FUSED | {"batch": 2}, True, False),
     (FUSED | {"batch": 1}, True, False),
     (FUSED | {"batch": 1, "heads": 4, "kv_heads": 4}, False, False),
     (SPELLED, True, True),

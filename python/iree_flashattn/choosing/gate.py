@@ -6,15 +6,15 @@ form's:
 
 - The fused op, ``iree_linalg_ext.attention``, wins by its lack of preparation while a row has next
   to nothing to compute (AVX2: the kernels have 0.6 to 1.05 of its speed up to 256 multiplications
-  a row, 1.1 to 8 times that with 512, and soon 100 times; AVX-512, 96 heads: 0.7 to 1.0 up to 512,
-  0.9 to 1.6 with 1024. With 32 heads or fewer the two are nearly equal there).
+  a row, 1.1 to 8 times that with 512, and soon 100 times; AVX-512, 24 heads and more: 0.7 to 1.0 up
+  to 512, 1.0 to 1.6 with 1024. With fewer heads the two are nearly equal there).
 - The spelled-out form is two matrix products that the compiler knows by their sizes. It wins with
   many heads that are a register tile or two (AVX2, 96 heads: the kernels have 0.7 to 0.92 of its
   speed up to 8 rows and keys, 0.95 to 1.04 with 16, 1.05 and more with 32; AVX-512, 24 heads and
-  more: 0.65 to 0.9 with 16, 0.9 to 1.15 with 24 and 32), and with one row up to 1024 (AVX-512:
-  2048) multiplications. With 32 heads of an AVX2 machine they win or the two are nearly equal.
-  With fewer they win, but for 12 and 16 heads of 16 rows with AVX-512 (0.73 to 0.97), which are
-  served: it is a matter of 5 to 20 microseconds a call.
+  more: 0.6 to 0.95 with 8, 0.86 to 0.97 with 16, 1.0 to 1.25 with 24 and 32), and with one row up
+  to 1024 (AVX-512: 2048) multiplications. With 32 heads of an AVX2 machine they win or the two are
+  nearly equal. With fewer they win, but for 16 heads of 8 rows with AVX-512 (0.85 to 1.0), which
+  are served: it is a matter of 2 to 5 microseconds a call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FUSED_OP = "attention"
 FUSED_HEADS = 8
 FUSED_MACS = 1024  # a head
 FUSED_ROW_MACS = 256
-WIDE_FUSED_HEADS = 33
+WIDE_FUSED_HEADS = 24
 WIDE_FUSED_MACS = 4096
 WIDE_FUSED_ROW_MACS = 512
 SPELLED_HEADS = 33
