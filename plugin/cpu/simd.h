@@ -229,8 +229,12 @@ FA_INLINE Vec exp2_coarse(Vec x) {
 #endif
 }
 
-// e^x for x <= 0, by way of exp2.
-FA_INLINE Vec exp_nonpositive(Vec x) { return exp2(x * splat(1.44269504088896340736f)); }
+// e^x for x <= 0, by way of exp2; kCoarse: to four digits.
+template <bool kCoarse = false>
+FA_INLINE Vec exp_nonpositive(Vec x) {
+  x *= splat(1.44269504088896340736f);
+  return kCoarse ? exp2_coarse(x) : exp2(x);
+}
 
 // The natural logarithm of a normal x > 0 (NaN and infinity stay): x is m * 2^e with m around 1, and
 // log m is 2 artanh((m - 1) / (m + 1)), whose series is cut where it is below half a rounding.

@@ -9,8 +9,9 @@ FA_INLINE float finite_max(float m) { return m == -kInf ? 0.0f : m; }
 
 // For each of M rows: s[row][0, keys) becomes exp(s - max), `sum` (W partial sums a row) and `max`
 // move on, and factor[row] is what earlier sums and outputs have to be multiplied by. Lanes of the
-// last vector beyond `keys` hold garbage on entry and zeros on return.
-template <int M>
+// last vector beyond `keys` hold garbage on entry and zeros on return. kCoarse: weights to four
+// digits, which will do where they become bf16.
+template <int M, bool kCoarse = false>
 FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of, float *factor) {
   const int64_t whole = keys / W * W;
   const Int beyond = lane_index() >= splat_i(int32_t(keys - whole));
@@ -46,7 +47,7 @@ FA_INLINE void softmax_step(float *s, int64_t keys, float *max_of, float *sum_of
 #pragma unroll 2
     for (int64_t j = 0; j < keys; j += W) {
       // Not one fused x * log2 e - m * log2 e: its rounding error grows with the maximum.
-      Vec e = exp_nonpositive(load(row + j) - m);
+      Vec e = exp_nonpositive<kCoarse>(load(row + j) - m);
       store(row + j, e);
       sum += e;
     }
