@@ -148,12 +148,16 @@ inline Block carve(const Problem &p, void *scratch) {
   const int64_t a_row = q_words(p) + b.o_step + W + 1;
   int64_t fitting = total / 2 / (a_key ? a_key : 1) / kPanel * kPanel;
   b.kv_tile = larger(smaller(kKvTile, fitting), kPanel);
-  b.count = larger(smaller(kQTile, (total - b.kv_tile * a_key) / a_row), 1);
+  // The widest heads leave no room for rows beside a whole panel of keys: half of one, then.
+  if (b.kv_tile * a_key + kDirectRows * a_row > total) b.kv_tile = kPanel / 2;
+  const int64_t k_words = round_up(b.kv_tile, kPanel) * words(p.dk);
+  const int64_t v_words = words(b.kv_tile) * round_up(p.dv, kPanel);
+  b.count = larger(smaller(kQTile, (total - k_words - v_words) / a_row), 1);
   float *at = static_cast<float *>(scratch);
   auto take = [&](int64_t n) { float *x = at; at += round_up(n, W); return x; };
   b.s = take(kRows * kKvTile);
-  b.k = take(b.kv_tile * words(p.dk));
-  b.v = take(words(b.kv_tile) * round_up(p.dv, kPanel));
+  b.k = take(k_words);
+  b.v = take(v_words);
   b.o = take(b.count * b.o_step);
   b.sum = take(b.count * W);
   b.max = take(b.count);

@@ -110,6 +110,7 @@ def small() -> list[Problem]:
         P("prime_dims", heads=2, q_len=29, kv_len=131, dk=13, dv=7),
         P("wide", q_len=33, kv_len=70, dk=256),
         P("wider", q_len=21, kv_len=70, dk=300, dv=520),
+        P("widest", q_len=13, kv_len=77, dk=1024),
         P("dk_ne_dv", heads=2, q_len=50, kv_len=129, dk=192, dv=128),
         P("dv_one", heads=2, q_len=5, kv_len=40, dk=3, dv=1),
         P("long_keys", q_len=3, kv_len=1000, dk=64),
