@@ -37,9 +37,13 @@ FA_INLINE const Element *v_of(const Problem &p, const Block &b) {
   return p.v + b.batch * p.vs.batch + b.kv_head * p.vs.head;
 }
 
+// The query head of the block's row i.
+FA_INLINE int64_t head_of(const Problem &p, const Block &b, int64_t i) {
+  return b.kv_head * p.group + (p.group == 1 ? 0 : (b.first + i) % p.group);
+}
+
 FA_INLINE RowMasks masks_of(const Problem &p, const Block &b, int64_t i) {
-  const int64_t row = b.first + i;
-  return row_masks(p, b.batch, b.kv_head * p.group + row % p.group, row / p.group);
+  return row_masks(p, b.batch, head_of(p, b, i), (b.first + i) / p.group);
 }
 
 inline __attribute__((noinline)) void prefetch_group(const Problem &p, const Block &b, Group g,
@@ -58,8 +62,8 @@ FA_INLINE void clear_state(const Block &b, int64_t rows, bool fresh) {
 // P of one row's keys [begin, begin + keys), from its scores and its final maximum.
 FA_INLINE void write_weights_row(const Problem &p, const Block &b, int64_t i, const float *s,
                                  int64_t begin, int64_t keys, float factor, Element *weights) {
-  const int64_t row = b.first + i, head = b.kv_head * p.group + row % p.group;
-  Element *out = weights + ((b.batch * p.heads + head) * p.q_len + row / p.group) * p.kv_len;
+  const int64_t head = head_of(p, b, i), query = (b.first + i) / p.group;
+  Element *out = weights + ((b.batch * p.heads + head) * p.q_len + query) * p.kv_len;
   const Vec m = splat(finite_max(b.max[i])), scale = splat(factor);
   for (int64_t j = 0; j < keys; j += W)
     store_n(out + begin + j, exp_nonpositive(load(s + j) - m) * scale, keys - j);

@@ -38,10 +38,6 @@ FA_INLINE void write_row(const Problem &p, const float *o, float factor, int64_t
   for (int64_t c = 0; c < p.dv; c += W) store_n(out + c, load(o + c) * splat(factor), p.dv - c);
 }
 
-FA_INLINE int64_t head_of(const Problem &p, const Block &b, int64_t i) {
-  return b.kv_head * p.group + (p.group == 1 ? 0 : (b.first + i) % p.group);
-}
-
 // `factors` may be the block's sums, of which those of W rows are read before their W factors are
 // written.
 inline void write_block(const Problem &p, const Block &b, float *factors, Element *out,
@@ -106,8 +102,8 @@ inline void partial(const Problem &p, uint32_t x, uint32_t y, uint32_t z, float 
   for_row_blocks(p, x, b, [&](const Block &block) {
     attend(p, block, split_begin(p, split), split_begin(p, split + 1));
     for (int64_t i = 0; i < block.count; ++i) {
-      int64_t row = block.first + i, head = block.kv_head * p.group + row % p.group;
-      int64_t at = (int64_t(z) * p.heads + head) * p.q_len + row / p.group;
+      const int64_t head = head_of(p, block, i), query = (block.first + i) / p.group;
+      const int64_t at = (int64_t(z) * p.heads + head) * p.q_len + query;
       for (int64_t c = 0; c < p.dv; c += W)
         store_n(o + at * p.dv + c, load(block.o + i * block.o_step + c), p.dv - c);
       ml[2 * at] = block.max[i];

@@ -63,7 +63,7 @@ FA_INLINE void pack_block(const Element *x, int64_t step, int64_t lanes, int64_t
 }
 
 // The same panels from a source that is contiguous along r: its columns are `step` apart
-// (K as stored; V when transposed).
+// (K as stored; V when transposed). Vectors without any column are left as they are.
 FA_INLINE void pack_columns(const Element *source, int64_t step, int64_t rows, int64_t columns,
                             int64_t panel_rows, float *panels) {
   constexpr int64_t kWhole = W * kPair;

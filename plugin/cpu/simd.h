@@ -18,7 +18,7 @@ constexpr int W = FA_LANES;
 constexpr int kRows = FA_ROWS;
 constexpr int kVectors = FA_VECTORS;
 constexpr int kPanel = kVectors * W;  // columns of a packed panel
-static_assert(kRows <= W, "packing Q stores whole vectors over rows of a group");
+static_assert(kRows <= W, "the rows of a group are reduced together, a lane each");
 
 typedef float Vec __attribute__((vector_size(W * 4)));
 typedef float VecU __attribute__((vector_size(W * 4), aligned(4)));

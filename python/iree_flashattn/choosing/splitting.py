@@ -59,8 +59,7 @@ def key_ranges(
 
     def ranges(aim: int, keys: int) -> int:
         wanted = max(LEAST[row.backend], ceil(aim / tasks))
-        return min(wanted, MAX_SPLITS if kv_len is None else kv_len // keys, MAX_SPLITS)
+        return wanted if kv_len is None else min(wanted, kv_len // keys)
 
-    first, *others = AIMS[row.backend]
-    known = others if kv_len is not None else []
-    return max(1, *(ranges(*aim) for aim in [first, *known]))
+    aims = AIMS[row.backend] if kv_len is not None else AIMS[row.backend][:1]
+    return min(MAX_SPLITS, max(1, *(ranges(*aim) for aim in aims)))
