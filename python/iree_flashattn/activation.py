@@ -46,8 +46,27 @@ def activate() -> None:
             f" {sessions - _SESSIONS_OF_THE_COMPILER} compiler session(s), which keep compiling"
             " without the plugin; call it before the first compilation"
         )
+    _register_targets()
     _callback = _make_callback(library)
     library.flashattn_activate(_callback)
+
+
+def _register_targets() -> None:
+    """Compiles an empty module, so that later sessions may be used in several threads.
+
+    The first compilation of a process registers LLVM's targets in a linked list, and LLVM does not
+    guard it: where two threads compile first and at once, the list of IREE 3.13 can end in a
+    circle, and every compilation then searches it for ever.
+    """
+    from iree.compiler.api import Session, Source
+
+    with (
+        Session() as session,
+        session.invocation() as invocation,
+        Source.wrap_buffer(session, b"module {}\0") as source,
+    ):
+        if invocation.parse_source(source):
+            invocation.execute()
 
 
 def _make_callback(library: ctypes.CDLL):

@@ -88,6 +88,20 @@ assert len(results) == 1 and None not in results
     assert result.returncode == 0, result.stderr
 
 
+def test_first_sessions_in_threads(run: Callable) -> None:
+    """``activate`` has compiled once: LLVM's list of targets is not made in two threads at once."""
+    result = run(
+        """
+import ctypes
+iree_flashattn.activate()
+from iree_flashattn import _startup, activation
+library = ctypes.CDLL(_startup.plugin_path())
+assert library.flashattn_session_count() == activation._SESSIONS_OF_THE_COMPILER + 1
+"""
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_sessions_in_threads(run: Callable) -> None:
     result = run(
         """
