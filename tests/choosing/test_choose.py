@@ -106,7 +106,7 @@ GOLDEN = [
     # vdpbf16ps where the target names a processor on which it is fast
     ("znver4", {"dtype": "bf16"}, "fa_forward_bf16_avx512bf16", 1),
     ("znver4", {}, "fa_forward_f32_avx512", 1),
-    ("znver4", {"dtype": "bf16", "q_len": 1, "kv_len": 4096}, "fa_partial_bf16_avx512", 2),
+    ("znver4", {"dtype": "bf16", "q_len": 1, "kv_len": 4096}, "fa_partial_bf16_avx512bf16", 2),
     ("znver4_no_bf16", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
     ("cooperlake", {"dtype": "bf16"}, "fa_forward_bf16_avx512", 1),
     # tiles need the operating system's permission, which a module cannot ask for
