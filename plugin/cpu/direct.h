@@ -174,10 +174,15 @@ FA_INLINE void direct_tile(const float *s, const Element *v, int64_t step, int64
     }
 }
 
-// R rows and N vectors at a time.
-template <int M, int R, int N>
+// Two rows at a time, which leaves registers for a whole row of V in most cases; four share what
+// widening or pairing 16-bit elements costs.
+template <int M>
 FA_INLINE void direct_values(const Problem &p, const float *s, const Element *v, int64_t keys,
                              float *o, int64_t o_step, const float *factor) {
+  constexpr int kRegisters = kRows * kVectors;
+  constexpr bool kFour = sizeof(Element) < sizeof(float) && M >= 4 && 4 * 4 <= kRegisters;
+  constexpr int R = kFour ? 4 : M < 2 ? M : 2;
+  constexpr int N = R * 8 <= kRegisters ? 8 : 4;  // 4 fit everywhere
   // A few keys at a time, so that further passes over V find it in the cache.
   constexpr int64_t kKeys = 16, kFetch = kAhead<M>;
   constexpr int T = kKeyTerms<M>;
@@ -204,20 +209,6 @@ FA_INLINE void direct_values(const Problem &p, const float *s, const Element *v,
     if constexpr (M % R) rows(Constant<M % R>{}, M / R * R, begin, n);
     v += n * p.vs.row;
   }
-}
-
-// Two rows at a time leave registers for a whole row of V in most cases. Four share what widening or
-// pairing costs; of f32 they are as good only where a row of V is no longer than their registers.
-template <int M>
-FA_INLINE void direct_values(const Problem &p, const float *s, const Element *v, int64_t keys,
-                             float *o, int64_t o_step, const float *factor) {
-  constexpr int kRegisters = kRows * kVectors, R = M < 2 ? M : 2, N = R * 8 <= kRegisters ? 8 : 4;
-  constexpr bool kFour = M >= 4 && 4 * 4 <= kRegisters, kWidens = sizeof(Element) < sizeof(float);
-  if constexpr (kFour)
-    if (kWidens || p.dv <= 4 * W)
-      return direct_values<M, 4, 4>(p, s, v, keys, o, o_step, factor);
-  if constexpr (!kFour || !kWidens)
-    direct_values<M, R, N>(p, s, v, keys, o, o_step, factor);
 }
 
 }  // namespace
