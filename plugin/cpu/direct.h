@@ -8,9 +8,9 @@ namespace {
 // Rows of a block up to which reading in place beats packing (docs/performance.md).
 constexpr int64_t kDirectRows = 8;
 // How far ahead of its use memory is asked for, in bytes: into L2, from where the hardware fetches the
-// rest of the way. Requests to L1 would take its few miss registers from the loads. Far enough for the
-// time of several rows' products; one row of f32 is as long underway by itself, and the hardware's
-// own foresight is better served by fewer requests ahead (docs/performance.md).
+// rest of the way. Requests to L1 would take its few miss registers from the loads. Several rows' products
+// take so long that nearer requests would come too late; with one row of f32 the hardware keeps ahead
+// by itself, and far requests disturb it (docs/performance.md).
 template <int M>
 constexpr int64_t kAhead = M == 1 && sizeof(Element) == sizeof(float) ? 3072 : 9216;
 constexpr int64_t kLine = 64 / sizeof(Element);  // elements of a cache line
