@@ -59,6 +59,19 @@ FA_INLINE void clear_state(const Block &b, int64_t rows, bool fresh) {
   for (int64_t i = 0; !fresh && i < rows * b.o_step; i += W) store(b.o + i, Vec{});
 }
 
+// Scores of a group's M rows become weights; kWords: the words of pairs that P·V takes then.
+template <int M, bool kWords>
+FA_INLINE void weigh(const Problem &p, const Block &b, Group g, int64_t keys, float *factor) {
+  float *max_of = b.max + g.first, *sum_of = b.sum + g.first * W;
+  // The LSE shows the sum of the weights as it is; in O most of their error cancels.
+  if (kWords && !p.has(FA_FLAG_LSE)) {
+    softmax_step<M, kWords>(b.s, keys, max_of, sum_of, factor);
+  } else {
+    softmax_step<M>(b.s, keys, max_of, sum_of, factor);
+  }
+  if (kWords) narrow_weights<M>(b.s, keys);
+}
+
 // P of one row's keys [begin, begin + keys), from its scores and its final maximum.
 FA_INLINE void write_weights_row(const Problem &p, const Block &b, int64_t i, const float *s,
                                  int64_t begin, int64_t keys, float factor, Element *weights) {

@@ -61,13 +61,7 @@ inline __attribute__((noinline)) void packed_step(const Problem &p, const Block 
                                                   int64_t shared, bool fresh) {
   float factor[W];
   packed_scores<M>(p, b, g, begin, lo, hi, shared);
-  // The LSE shows the sum of the weights as it is; in O most of their error cancels.
-  if (kPair > 1 && !p.has(FA_FLAG_LSE)) {
-    softmax_step<M, kPair != 1>(b.s, hi - lo, b.max + g.first, b.sum + g.first * W, factor);
-  } else {
-    softmax_step<M>(b.s, hi - lo, b.max + g.first, b.sum + g.first * W, factor);
-  }
-  narrow_weights<M>(b.s, hi - lo);
+  weigh<M, (kPair > 1)>(p, b, g, hi - lo, factor);
   values<M>(b.s, values_from(p, b, begin, lo), words(hi - lo), p.dv, b.o + g.first * b.o_step,
             b.o_step, fresh ? nullptr : factor);
 }

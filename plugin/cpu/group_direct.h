@@ -33,12 +33,7 @@ inline __attribute__((noinline)) void direct_step(const Problem &p, const Block 
       adjust_row(p, masks_of(p, b, g.first + i), (b.first + g.first + i) / p.group,
                  begin + lo + shared, keys - shared, b.s + i * kKvTile + shared);
   float factor[W];
-  if (kKeyTerms<M> > 1 && !p.has(FA_FLAG_LSE)) {  // as in packed_step
-    softmax_step<M, kKeyTerms<M> != 1>(b.s, keys, b.max + g.first, b.sum + g.first * W, factor);
-  } else {
-    softmax_step<M>(b.s, keys, b.max + g.first, b.sum + g.first * W, factor);
-  }
-  if (kKeyTerms<M> > 1) narrow_weights<M>(b.s, keys);
+  weigh<M, (kKeyTerms<M> > 1)>(p, b, g, keys, factor);
   direct_values<M>(p, b.s, v_of(p, b) + (begin + lo) * p.vs.row, keys,
                    b.o + g.first * b.o_step, b.o_step, factor);
 }
